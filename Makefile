@@ -1,0 +1,32 @@
+# make demo   the whole method on a small generated dataset, on the CPU, in minutes
+# make test   the tests
+# make faults the tests that kill, stop and starve runs, all of them (make test has a selection)
+# make lint   ruff
+# make .venv  the environment that all of these use (built by itself when needed)
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test faults lint
+
+.venv: requirements.txt constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.txt -c constraints.txt
+	@touch .venv
+
+demo: .venv
+	$(BIN)/python -m datasets.demo data/demo --videos 160 --seed 0
+	$(BIN)/python train_fine.py -gpu cpu --config configs/demo.yaml
+	$(BIN)/python extract_fineFEAT.py -gpu cpu --config configs/demo.yaml
+	$(BIN)/python train_coarse_fineFEAT.py -gpu cpu --config configs/demo.yaml
+	$(BIN)/python -m tools.demo_summary runs/demo data/demo
+
+lint: .venv
+	$(BIN)/ruff check .
+
+test: .venv lint
+	$(BIN)/python -m pytest -q
+
+faults: .venv
+	$(BIN)/python -m pytest -q tests/faults tests/engine -m "faults or not faults"
