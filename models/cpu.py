@@ -1,0 +1,208 @@
+"""What is particular to the CPU: operations that PyTorch computes slowly or carelessly there.
+
+Everything in this file is equal to PyTorch's own operation up to rounding and runs only where `applies` says so;
+elsewhere PyTorch's own does. Memory is channels last, so that (B,C,T,H,W) is a matrix of B T H W rows and C columns.
+
+- 1x1x1 convolution is a matrix product, convolution over space alone a 2-D one (with one thread, which is what
+  torchrun gives a process, PyTorch's own take a slow path).
+- Depthwise convolution: the gradients of a 3-D depthwise convolution take most of a step. The input's is itself
+  a convolution with the flipped kernel, for stride 2 one for each parity of row and column; the weight's is a
+  2-D one for each tap in time, over shifted frames.
+- Batch norm: sums over channels-last memory are accumulated in float32 row by row, which leaves few correct
+  digits in the gradients of this network. Here partial sums are gathered in double.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn import functional as F
+
+CHUNK = 2**20  # elements worked on at a time: few steps, and a temporary that the allocator keeps
+GROUP = 64  # rows summed side by side
+
+
+def applies(x: Tensor) -> bool:
+    """Whether this file's operations are meant for x: a CPU tensor, not under autocast."""
+    return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+
+
+def layout(clip: Tensor) -> Tensor:
+    """The clip (B,3,T,H,W) in the memory format that suits its device: channels last on a CPU."""
+    on_cpu = clip.device.type == "cpu"
+    return clip.contiguous(memory_format=torch.channels_last_3d if on_cpu else torch.contiguous_format)
+
+
+# --- convolution ------------------------------------------------------------------------------------------------------
+
+
+def conv3d(x: Tensor, conv: nn.Conv3d) -> Tensor:
+    """conv(x) for any convolution: depthwise and 1x1x1 ones by the routes of this file, others by PyTorch's."""
+    kernel, stride = conv.kernel_size, conv.stride
+    if kernel == (1, 1, 1) and conv.groups == 1:
+        rows = x[:, :, :: stride[0], :: stride[1], :: stride[2]].permute(0, 2, 3, 4, 1)
+        return F.linear(rows, conv.weight.flatten(1), conv.bias).permute(0, 4, 1, 2, 3)
+    if kernel[0] == stride[0] == 1 and conv.groups == 1:  # over space alone: a 2-D convolution of each frame
+        frames = x.transpose(1, 2).flatten(0, 1)
+        frames = F.conv2d(frames, conv.weight.squeeze(2), conv.bias, stride[1:], conv.padding[1:])
+        return frames.unflatten(0, (len(x), -1)).transpose(1, 2)
+    depthwise = conv.groups == x.shape[1] and conv.bias is None and stride in ((1, 1, 1), (1, 2, 2))
+    if depthwise and (torch.is_grad_enabled() or kernel[1:] == (1, 1)):
+        return DepthwiseConv3d.apply(x, conv.weight, stride[1])
+    return F.conv3d(x, conv.weight, conv.bias, stride, conv.padding, conv.dilation, conv.groups)
+
+
+# --- depthwise convolution --------------------------------------------------------------------------------------------
+
+
+class DepthwiseConv3d(Function):
+    """conv3d(x, weight, stride=(1,s,s), padding=kernel//2, groups=C), s 1 or 2, odd kernels 1 or 3 in space."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride = stride
+        return _depthwise(x, weight, stride)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last_3d)
+        grad_weight = _weight_gradient(grad, x, weight, ctx.stride) if ctx.needs_input_grad[1] else None
+        grad_x = _input_gradient(grad, weight, x.shape, ctx.stride) if ctx.needs_input_grad[0] else None
+        return grad_x, grad_weight, None
+
+
+def _depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    C, padding = x.shape[1], [k // 2 for k in weight.shape[2:]]
+    if weight.shape[3:] == (1, 1):  # over time alone: a 2-D convolution over (T,H*W)
+        return F.conv2d(x.flatten(3), weight.squeeze(4), None, 1, padding[:2], 1, C).view_as(x)
+    return F.conv3d(x, weight, None, (1, stride, stride), padding, 1, C)
+
+
+def _input_gradient(grad: Tensor, weight: Tensor, shape: torch.Size, stride: int) -> Tensor:
+    flipped = weight.flip(2, 3, 4)
+    if stride == 1:
+        return _depthwise(grad, flipped, 1)
+    # Row 2m of x meets only tap 1 of output row m; row 2m+1 meets tap 2 of row m and tap 0 of row m+1.
+    grad_x = torch.empty(shape, dtype=grad.dtype, memory_format=torch.channels_last_3d)
+    padded = F.pad(grad, (0, 1, 0, 1))
+    taps = (slice(1, 2), slice(0, 3, 2))
+    for row in (0, 1):
+        for column in (0, 1):
+            phase = grad_x[:, :, :, row::2, column::2]
+            kernel = flipped[:, :, :, taps[row], taps[column]]
+            part = F.conv3d(padded, kernel, None, 1, (weight.shape[2] // 2, 0, 0), 1, shape[1])
+            phase.copy_(part[:, :, :, : phase.shape[3], : phase.shape[4]])
+    return grad_x
+
+
+def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    taps, kh, kw = weight.shape[2:]
+    T, result = x.shape[2], torch.zeros_like(weight)
+    if kh == kw == 1:
+        images, grads = x.flatten(3), grad.flatten(3)  # (B,C,T,H*W)
+        return _conv2d_weight_gradient(grads, images, weight.squeeze(4), 1, (taps // 2, 0)).view_as(weight)
+    for tap in range(taps):  # a 2-D gradient over the frames that this tap brings together
+        shift = tap - taps // 2
+        if abs(shift) >= T:
+            continue
+        first, last = max(0, shift), T + min(0, shift)
+        for video, g in zip(x.transpose(1, 2), grad.transpose(1, 2), strict=True):  # (T,C,H,W), views
+            frames, g = video[first:last], g[first - shift : last - shift]
+            result[:, :, tap] += _conv2d_weight_gradient(g, frames, weight[:, :, tap], stride, (kh // 2, kw // 2))
+    return result
+
+
+def _conv2d_weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: tuple[int, int]) -> Tensor:
+    return torch.ops.aten.convolution_backward(
+        grad, x, weight, None, (stride, stride), padding, (1, 1), False, (0, 0), x.shape[1], (False, True, False)
+    )[1]
+
+
+# --- batch norm -------------------------------------------------------------------------------------------------------
+
+
+def batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """F.batch_norm, of which training is done here."""
+    if not training:
+        return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+    out, mean, var = BatchNorm.apply(x, weight, bias, eps)
+    if running_mean is not None:
+        n = x.numel() / len(mean)
+        running_mean.lerp_(mean, momentum)
+        running_var.lerp_(var * (n / (n - 1)), momentum)
+    return out
+
+
+class BatchNorm(Function):
+    """Batch norm in training: (x, weight, bias, eps) -> normalised x, and the batch's mean and biased variance."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+        rows = _rows(x)
+        mean = column_sums(rows) / len(rows)
+        centre = mean.to(x.dtype)
+        # In terms of the rounded centre, so that the rounding cancels.
+        squares = sum(column_sums(torch.sub(chunk, centre).square_()) for chunk in _chunks(rows)) / len(rows)
+        var = squares - (mean - centre) ** 2
+        gain = weight.double() / (var + eps).sqrt()
+        shift = bias.double() - mean * gain
+        out = torch.empty_like(x)
+        for chunk, target in zip(_chunks(rows), _chunks(_rows(out)), strict=True):
+            torch.addcmul(shift.to(x.dtype), chunk, gain.to(x.dtype), out=target)
+        ctx.save_for_backward(x, weight, mean, var)
+        ctx.eps = eps
+        mean, var = mean.to(x.dtype), var.to(x.dtype)
+        ctx.mark_non_differentiable(mean, var)
+        return out, mean, var
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, weight, mean, var = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last_3d)
+        rows, grads = _rows(x), _rows(grad)
+        n, centre, invstd = len(rows), mean.to(x.dtype), (var + ctx.eps).rsqrt()
+        grad_bias = column_sums(grads)
+        products = sum(
+            column_sums(torch.sub(chunk, centre).mul_(g))
+            for chunk, g in zip(_chunks(rows), _chunks(grads), strict=True)
+        )
+        grad_weight = (products - (mean - centre) * grad_bias) * invstd
+        # dx = weight/std (g - mean(g) - xhat mean(g xhat)), as a g + b x + c for each channel
+        a = weight.double() * invstd
+        b = -a * invstd * grad_weight / n
+        c = -a * grad_bias / n - b * mean
+        a, b, c = (v.to(x.dtype) for v in (a, b, c))
+        grad_x = torch.empty_like(x)
+        for chunk, g, target in zip(_chunks(rows), _chunks(grads), _chunks(_rows(grad_x)), strict=True):
+            torch.addcmul(c, chunk, b, out=target).addcmul_(g, a)
+        return grad_x, grad_weight.to(weight.dtype), grad_bias.to(weight.dtype), None
+
+
+def column_sums(rows: Tensor) -> Tensor:
+    """Sums (C,) in double of a matrix (n,C): 64 rows side by side in its own precision, then these in double."""
+    n, C = rows.shape
+    whole = n - n % GROUP
+    sums = rows[whole:].double().sum(0)
+    if whole:
+        sums += rows[:whole].view(-1, GROUP * C).sum(0).view(GROUP, C).double().sum(0)
+    return sums
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Channels-last memory as a matrix (B*T*H*W, C)."""
+    return x.permute(0, 2, 3, 4, 1).reshape(-1, x.shape[1])
+
+
+def _chunks(rows: Tensor) -> tuple[Tensor, ...]:
+    return rows.split(max(GROUP, CHUNK // rows.shape[1]))

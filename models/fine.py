@@ -1,0 +1,49 @@
+"""The Fine stream: X3D on a densely sampled clip, the first of the three training stages.
+
+Coarse-Fine Networks, section 3; X3D's frame-wise logits are also the paper's X3D baseline.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.fusion import GRID
+from models.x3d import Backbone, Head, initialise, named_variant
+
+
+class FineNet(nn.Module):
+    """Frame-wise class logits, and the features of five depths that the Coarse stream is fused with."""
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 157,
+        variant: str = "M",
+        bn_splits: int = 1,
+        dropout: float = 0.5,
+        checkpoint_activations: bool = False,
+    ) -> None:
+        super().__init__()
+        self.variant = named_variant(variant)
+        self.backbone = Backbone(
+            self.variant, bn_splits=bn_splits, checkpoint_activations=checkpoint_activations
+        )
+        self.head = Head(self.variant.conv5, self.variant.hidden, num_classes, dropout=dropout)
+        initialise(self)
+
+    def _levels(self, clip: Tensor) -> dict[str, Tensor]:
+        x = self.backbone.stem(clip)
+        levels = {}
+        for depth, stage in enumerate(self.backbone.stages, 1):
+            levels[f"layer{depth}"] = x = stage(x)
+        return {**levels, "conv5": F.relu(self.backbone.conv5(x))}
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Clip (B,3,T,H,W), normalised; any T, H and W from 64 -> logits (B,classes,T)."""
+        return self.head(self._levels(clip)["conv5"])
+
+    def features(self, clip: Tensor) -> dict[str, Tensor]:
+        """Clip (B,3,T,H,W) -> {"layer1": (B,24,T,7,7), "layer2": 48, "layer3": 96, "layer4": 192, "conv5": 432}.
+
+        Outputs of the four stages and of conv5 with its norm and ReLU, averaged over space to 7x7 cells.
+        """
+        return {name: F.adaptive_avg_pool3d(x, (None, GRID, GRID)) for name, x in self._levels(clip).items()}

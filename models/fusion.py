@@ -1,0 +1,150 @@
+"""Multi-stage Fusion: the Fine stream's features become scale and shift of the Coarse stream.
+
+Coarse-Fine Networks, section 3.3. For each level l of the Fine stream, on its 7x7 grid:
+
+    attention   a(t) = sigmoid(conv(relu(conv(f_t))))                        what to let through
+    align       F_j = sum_t f_t a(t) w(t,j) m_t / (sum_t a(t) w(t,j) m_t + 1e-6)     m: feature mask
+    calibrate   shift_l = network(F), scale_l = network(F)
+
+The levels' shifts are concatenated and mixed by one 1x1 conv into the shift of a Coarse stage, their scales
+by another, followed by a sigmoid, into its scale; then x <- x * scale + shift.
+
+Everything up to the mixing happens on the 7x7 grid, with the sum over t as one batched matrix product, and
+the layout in here is (B, coarse frames J, positions P = 49, channels), so that every 1x1 conv is a Linear.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+GRID = 7
+LEVELS = ("layer1", "layer2", "layer3", "layer4")
+LOGIT_LEVEL = "conv5"
+
+
+def two_layers(cin: int, cout: int, *, dropout: float | None = None) -> nn.Sequential:
+    """A hidden layer as wide as the input, ReLU, dropout (only where the logits are fused), a linear output."""
+    drop = nn.Identity() if dropout is None else nn.Dropout(dropout)
+    return nn.Sequential(nn.Linear(cin, cin), nn.ReLU(), drop, nn.Linear(cin, cout))
+
+
+class AlignedLevel(nn.Module):
+    """One level of the Fine features: filtered, aligned to the coarse frames, turned into shift and scale."""
+
+    def __init__(self, channels: int, cout: int, *, dropout: float | None = None) -> None:
+        super().__init__()
+        self.attention = two_layers(channels, 1)
+        self.shift = two_layers(channels, cout, dropout=dropout)
+        self.scale = two_layers(channels, cout, dropout=dropout)
+
+    def align(self, features: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
+        """Fine features at the coarse frames.
+
+        Args:
+            features: f (B,C,T',7,7).
+            mask: m (B,T'), 0 where the features are padding.
+            weights: Gaussian weights w (B,T',J).
+
+        Returns:
+            (B,J,49,C).
+        """
+        f = features.to(weights.dtype).flatten(3).permute(0, 2, 3, 1).contiguous()  # (B,T',49,C)
+        attention = torch.sigmoid(self.attention(f).squeeze(-1))        # (B,T',49)
+        with torch.autocast(f.device.type, enabled=False):              # sums over time need float32
+            attention = attention.to(weights.dtype) * mask.to(weights.dtype).unsqueeze(-1)
+            weighted = (f * attention.unsqueeze(-1)).flatten(2)         # (B,T',49*C)
+            to_coarse = weights.transpose(1, 2)                         # (B,J,T')
+            numerator = torch.bmm(to_coarse, weighted).unflatten(2, f.shape[2:])
+            denominator = torch.bmm(to_coarse, attention).unsqueeze(-1)
+            return numerator / (denominator + 1e-6)
+
+    def forward(self, aligned: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,J,*,C) -> shift and scale (B,J,*,cout), the scale before its sigmoid."""
+        return self.shift(aligned), self.scale(aligned)
+
+
+class StageMix(nn.Module):
+    """All levels' shifts and scales -> shift and scale of one Coarse stage, at that stage's size."""
+
+    def __init__(self, cin: int, cout: int) -> None:
+        super().__init__()
+        self.shift = nn.Linear(cin, cout)
+        self.scale = nn.Linear(cin, cout)
+
+    def forward(self, shift: Tensor, scale: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """(B,J,49,cin) twice -> (B,J,h,w,cout) twice; h = w = 7 stands for every multiple of 7."""
+        return self.shift(resize(shift, size)), torch.sigmoid(self.scale(resize(scale, size)))
+
+
+class StageCalibration(nn.Module):
+    """`per_stage`: one level's shift and scale as they are."""
+
+    def forward(self, shift: Tensor, scale: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        return resize(shift, size), torch.sigmoid(resize(scale, size))
+
+
+def resize(grid: Tensor, size: Sequence[int]) -> Tensor:
+    """The 7x7 grid (B,J,49,C) at a stage's size by adaptive max pooling: (B,J,h,w,C).
+
+    Where h and w are multiples of 7 that is plain repetition, which commutes with everything done per
+    position: the grid stays at 7x7 and `calibrate` repeats it.
+    """
+    B, J = grid.shape[:2]
+    grid = grid.unflatten(2, (GRID, GRID))
+    h, w = size
+    if h % GRID == 0 and w % GRID == 0:
+        return grid
+    pooled = F.adaptive_max_pool2d(grid.flatten(0, 1).permute(0, 3, 1, 2), (h, w))
+    return pooled.permute(0, 2, 3, 1).unflatten(0, (B, J))
+
+
+def calibrate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x * scale + shift for x (B,C,J,H,W) and shift, scale (B,J,h,w,C), H and W multiples of h and w."""
+    H, W = x.shape[3:]
+    h, w = scale.shape[2:4]
+    cells = x.unflatten(4, (w, W // w)).unflatten(3, (h, H // h))                # (B,C,J,h,H/h,w,W/w)
+    shift, scale = (s.to(x.dtype).permute(0, 4, 1, 2, 3)[..., None, :, None] for s in (shift, scale))
+    return (cells * scale + shift).reshape(x.shape)
+
+
+class FeatureFusion(nn.Module):
+    """Shift and scale of every Coarse stage from the four feature levels.
+
+    Args:
+        channels: width of each level, which is also the width of the Coarse stage at the same depth.
+        per_stage: each level goes only into its own stage, in place of all levels into every stage.
+    """
+
+    def __init__(self, channels: Sequence[int], *, per_stage: bool = False) -> None:
+        super().__init__()
+        self.per_stage = per_stage
+        self.levels = nn.ModuleDict({name: AlignedLevel(c, c) for name, c in zip(LEVELS, channels, strict=True)})
+        self.stages = nn.ModuleList(StageCalibration() if per_stage else StageMix(sum(channels), c) for c in channels)
+
+    def forward(
+        self, features: Mapping[str, Tensor], mask: Tensor, weights: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Features {level: (B,C_l,T',7,7)} -> for each stage, the shift and scale (B,J,49,C) that it may use."""
+        pairs = [level(level.align(features[name], mask, weights)) for name, level in self.levels.items()]
+        if self.per_stage:
+            return pairs
+        shift, scale = (torch.cat(parts, -1) for parts in zip(*pairs, strict=True))
+        return [(shift, scale)] * len(pairs)
+
+    def fuse(self, stage: int, x: Tensor, context: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """The output x (B,C,J,H,W) of a Coarse stage (0..3), calibrated."""
+        return calibrate(x, *self.stages[stage](*context[stage], x.shape[3:]))
+
+
+class LogitFusion(AlignedLevel):
+    """The last level (conv5), averaged over space, scales and shifts the class logits."""
+
+    def __init__(self, channels: int, num_classes: int, *, dropout: float = 0.5) -> None:
+        super().__init__(channels, num_classes, dropout=dropout)
+
+    def fuse(self, logits: Tensor, features: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
+        """Logits (B,classes,J), features (B,C,T',7,7) -> (B,classes,J)."""
+        shift, scale = self(self.align(features, mask, weights).mean(2))        # (B,J,classes)
+        return logits * torch.sigmoid(scale).transpose(1, 2) + shift.transpose(1, 2)

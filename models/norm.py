@@ -1,0 +1,97 @@
+"""Sub-batch normalisation: batch norm over interleaved groups of the batch.
+
+Source: the multigrid training of X3D (Wu et al., "A Multigrid Method for Efficiently Training Video
+Models", CVPR 2020), which both streams of Coarse-Fine Networks inherit with their Kinetics weights.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models import cpu
+
+_recomputing = ContextVar("recomputing", default=False)
+
+
+@contextmanager
+def recomputation() -> Iterator[None]:
+    """Within, a forward pass is a repetition of an earlier one and leaves the running statistics alone."""
+    token = _recomputing.set(True)
+    try:
+        yield
+    finally:
+        _recomputing.reset(token)
+
+
+def aggregate_statistics(means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the union of equally large groups.
+
+    Args:
+        means, variances: (G,C), one row a group.
+
+    Returns:
+        mean (C,) and variance (C,): the groups' mean variance plus the population variance of their means.
+    """
+    return means.mean(0), variances.mean(0) + means.var(0, unbiased=False)
+
+
+class SubBatchNorm3d(nn.Module):
+    """Batch norm whose statistics are taken over `splits` groups: sample i belongs to group i mod splits.
+
+    All groups share one weight and bias. In evaluation the groups' running statistics are aggregated
+    into one, so `net.eval()` is all that is needed. With `splits=1` this is plain batch norm.
+
+    Buffers: running_mean, running_var (splits*C,), group-major; the variance is the unbiased one.
+    """
+
+    def __init__(self, channels: int, *, splits: int = 1, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.channels, self.splits, self.eps, self.momentum = channels, splits, eps, momentum
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(splits * channels))
+        self.register_buffer("running_var", torch.ones(splits * channels))
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """The mean and variance (C,) that evaluation uses."""
+        if self.splits == 1:
+            return self.running_mean, self.running_var
+        groups = (self.splits, self.channels)
+        return aggregate_statistics(self.running_mean.view(groups), self.running_var.view(groups))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,T,H,W) -> the same shape; in training B must be divisible by `splits`."""
+        if not self.training:
+            return F.batch_norm(x, *self.statistics(), self.weight, self.bias, eps=self.eps)
+        if self.splits == 1:
+            return self._normalise(x, self.weight, self.bias)
+        B, C = x.shape[:2]
+        if B % self.splits:
+            raise ValueError(f"a batch of {B} cannot be split into bn_splits={self.splits} equal groups")
+        grouped = x.reshape(B // self.splits, self.splits * C, *x.shape[2:])
+        return self._normalise(grouped, self.weight.repeat(self.splits), self.bias.repeat(self.splits)).reshape(x.shape)
+
+    def _normalise(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        running = self.running_mean, self.running_var
+        if _recomputing.get():
+            running = tuple(statistics.clone() for statistics in running)
+        batch_norm = cpu.batch_norm if cpu.applies(x) else F.batch_norm
+        return batch_norm(x, *running, weight, bias, True, self.momentum, self.eps)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+        """Statistics of another number of groups are aggregated into one, then repeated."""
+        keys = [f"{prefix}running_mean", f"{prefix}running_var"]
+        stored = [state_dict.get(key) for key in keys]
+        if all(s is not None and s.numel() % self.channels == 0 for s in stored):
+            means, variances = (s.view(-1, self.channels) for s in stored)
+            if len(means) == len(variances) != self.splits:
+                one_group = aggregate_statistics(means, variances)
+                state_dict.update(zip(keys, (s.repeat(self.splits) for s in one_group), strict=True))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, splits={self.splits}"

@@ -1,0 +1,243 @@
+"""Reading and writing the published checkpoints.
+
+The published files are `{"model_state_dict": {...}, ...}` with names like `layer1.0.conv1.weight`. Two of
+their habits need care: each norm holds `split_bn.running_*`, the statistics, beside `bn.running_*`, a stale
+aggregate of them; and the Kinetics-400 file has no Grid Pool, no fusion and a classifier of its own.
+"""
+
+import os
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models.norm import SubBatchNorm3d
+
+KINETICS_CLASSES = 400
+FUSION_PARTS = ("rw", "mix")
+STATISTICS = ("running_mean", "running_var")
+OPTIONAL_PARTS = {"pool_1", "rw2", "rw3", "rw4", "rw5", "rw6", "mix2", "mix3", "mix4", "mix5"}
+
+# Our name -> the official one, applied in this order to the beginning of a name, then to its rest.
+_PREFIXES = (
+    (r"^backbone\.stem\.spatial", "conv1_s"),
+    (r"^backbone\.stem\.temporal\.conv", "conv1_t"),
+    (r"^backbone\.stem\.temporal\.norm", "bn1"),
+    (r"^backbone\.stages\.(\d+)", lambda m: f"layer{int(m[1]) + 1}"),
+    (r"^backbone\.conv5\.conv", "conv5"),
+    (r"^backbone\.conv5\.norm", "bn5"),
+    (r"^head\.hidden", "fc1"),
+    (r"^head\.classify", "fc2"),
+    (r"^grid_pool", "pool_1"),
+    (r"^fusion\.levels\.layer(\d+)", lambda m: f"rw{int(m[1]) + 1}"),
+    (r"^logit_fusion", "rw6"),
+    (r"^fusion\.stages\.(\d+)", lambda m: f"mix{int(m[1]) + 2}"),
+)
+_PARTS = (
+    (r"\.expand\.conv\.", ".conv1."),
+    (r"\.expand\.norm\.", ".bn1."),
+    (r"\.depthwise\.conv\.", ".conv2."),
+    (r"\.depthwise\.norm\.", ".bn2."),
+    (r"\.project\.conv\.", ".conv3."),
+    (r"\.project\.norm\.", ".bn3."),
+    (r"\.squeeze_excite\.reduce\.", ".fc1."),
+    (r"\.squeeze_excite\.expand\.", ".fc2."),
+    (r"\.shortcut\.conv\.", ".downsample.0."),
+    (r"\.shortcut\.norm\.", ".downsample.1."),
+    (r"^(pool_1)\.norm(\d)\.", r"\1.bn\2."),
+    (r"^(rw\d)\.attention\.0\.", r"\1.at1."),
+    (r"^(rw\d)\.attention\.3\.", r"\1.at2."),
+    (r"^(rw\d)\.shift\.0\.", r"\1.fc1."),
+    (r"^(rw\d)\.shift\.3\.", r"\1.fc2."),
+    (r"^(rw\d)\.scale\.0\.", r"\1.fc3."),
+    (r"^(rw\d)\.scale\.3\.", r"\1.fc4."),
+    (r"^(mix\d)\.shift\.", r"\1.conv_at."),
+    (r"^(mix\d)\.scale\.", r"\1.conv_at2."),
+    (r"\.running_(mean|var)$", r".split_bn.running_\1"),
+)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read or does not belong to the network; the message names file and cause."""
+
+
+@dataclass
+class LoadReport:
+    """What `load_official` did: our names of what it loaded and what stays freshly initialised, and the
+    official names of what the file holds beyond the network."""
+
+    loaded: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+
+def official_name(name: str) -> str:
+    """The published name of one of our parameters or buffers."""
+    for pattern, replacement in (*_PREFIXES, *_PARTS):
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def read_checkpoint(path: str | os.PathLike) -> dict:
+    """A checkpoint's contents, on the CPU. Only tensors and plain values are accepted, never code."""
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file")
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: refused, since it holds more than tensors and plain values (or is no checkpoint): "
+            f"{_first_sentence(error)}"
+        ) from error
+    except Exception as error:  # a damaged file may trip torch's reader anywhere, over errors of any kind
+        raise CheckpointError(f"{path}: not a readable checkpoint (truncated?): {_first_sentence(error)}") from error
+    if not isinstance(contents, dict):
+        raise CheckpointError(f"{path}: a checkpoint is a dictionary, this file holds a {type(contents).__name__}")
+    return contents
+
+
+def load_official(net: nn.Module, path: str | os.PathLike) -> LoadReport:
+    """Load a published checkpoint (or one of the same form) into a FineNet or CoarseNet.
+
+    `module.` prefixes are stripped. The Kinetics file, told by its 400 classes, initialises all but the
+    classifier, the fusion and Grid Pool. Running statistics of another number of groups are aggregated
+    into one and repeated.
+
+    Raises:
+        CheckpointError: naming the first tensors that do not fit, that the network lacks, or that the file lacks.
+            The network is then unchanged.
+    """
+    source = _official_state(read_checkpoint(path), path)
+    is_kinetics = _is_kinetics(source, net)
+    classifier = [key for key in ("fc2.weight", "fc2.bias") if is_kinetics]
+    for key in classifier:
+        del source[key]
+    absent = OPTIONAL_PARTS - {official_name(name).split(".")[0] for name in net.state_dict()}
+    report = load_matching(
+        net,
+        source,
+        path=path,
+        source_name=official_name,
+        may_be_fresh=lambda name: is_kinetics and ("fusion" in name or name.startswith(("head.classify", "grid_pool"))),
+        may_be_left=lambda key: key.split(".")[0] in absent,
+    )
+    report.left += classifier
+    return report
+
+
+def load_matching(
+    net: nn.Module,
+    source: Mapping[str, Tensor],
+    *,
+    path: str | os.PathLike,
+    source_name: Callable[[str], str] = str,
+    may_be_fresh: Callable[[str], bool] = lambda name: False,
+    may_be_left: Callable[[str], bool] = lambda key: False,
+) -> LoadReport:
+    """Load tensors by name, all or nothing.
+
+    Args:
+        source: tensors by the file's names; `path` is the file, for messages.
+        source_name: our name -> the file's name.
+        may_be_fresh: whether this parameter or buffer of the network may lack a source.
+        may_be_left: whether this tensor of the file may go unused.
+
+    Raises:
+        CheckpointError: naming what does not match; the network is then unchanged.
+    """
+    target, left = net.state_dict(), dict(source)
+    fresh, missing, new = [], [], {}
+    for name, tensor in target.items():
+        key = source_name(name)
+        if key in left:
+            channels = len(target[name.rpartition(".")[0] + ".weight"]) if name.endswith(STATISTICS) else None
+            new[name] = _fit(left.pop(key), tensor, f"{path}: {key}", channels)
+        else:
+            (fresh if may_be_fresh(name) else missing).append(name)
+    for name in new:
+        variance = name.removesuffix("mean") + "var"
+        if name.endswith("running_mean") and len(new[name]) != len(new.get(variance, new[name])):
+            raise CheckpointError(f"{path}: {source_name(name)} and its variance are of different numbers of groups")
+    unknown = [key for key in left if not may_be_left(key)]
+    if missing or unknown:
+        missing = [source_name(name) for name in missing]
+        raise CheckpointError(f"{path}: does not match the network: {_unmatched(missing, unknown)}")
+    net.load_state_dict(new, strict=False)
+    return LoadReport(loaded=list(new), fresh=fresh, left=list(left))
+
+
+def save_official(net: nn.Module, path: str | os.PathLike) -> None:
+    """Write a FineNet's or CoarseNet's weights in the published form, complete or not at all."""
+    if not any(isinstance(module, SubBatchNorm3d) for module in net.modules()):
+        raise ValueError("a network from prepare_for_inference has no norms left to save; save the one it was made of")
+    state: dict[str, Tensor] = {}
+    norms = {name: module for name, module in net.named_modules() if isinstance(module, SubBatchNorm3d)}
+    for name, tensor in net.state_dict().items():
+        official = official_name(name)
+        is_fusion_weight = official.startswith(FUSION_PARTS) and tensor.dim() == 2
+        state[official] = (tensor.unsqueeze(-1) if is_fusion_weight else tensor).detach().cpu().clone()
+    for name, norm in norms.items():
+        prefix = official_name(f"{name}.weight").removesuffix(".weight")
+        mean, var = norm.statistics()
+        state[f"{prefix}.bn.running_mean"] = mean.detach().cpu().clone()
+        state[f"{prefix}.bn.running_var"] = var.detach().cpu().clone()
+        for part in ("bn", "split_bn"):
+            state[f"{prefix}.{part}.num_batches_tracked"] = torch.zeros((), dtype=torch.int64)
+    temporary = Path(f"{path}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"model_state_dict": state, "optimizer_state_dict": {}, "scheduler_state_dict": {}}, file)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _official_state(contents: Mapping, path: str | os.PathLike) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by official name, without stale aggregates and counters."""
+    state = contents.get("model_state_dict", contents)
+    if not isinstance(state, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
+        raise CheckpointError(f"{path}: holds neither `model_state_dict` nor a plain dictionary of tensors")
+    state = {k.removeprefix("module."): v for k, v in state.items()}
+    stale = re.compile(r"\.num_batches_tracked$|\.bn\.running_(mean|var)$")
+    return {k: v for k, v in state.items() if not stale.search(k)}
+
+
+def _is_kinetics(source: Mapping[str, Tensor], net: nn.Module) -> bool:
+    """Whether the file is the 400-class Kinetics one and the network is more, or for something else."""
+    if not {"fc2.weight", "fc2.bias"} <= source.keys() or source["fc2.bias"].shape != (KINETICS_CLASSES,):
+        return False
+    goes_further = any(official_name(name).startswith(tuple(OPTIONAL_PARTS)) for name in net.state_dict())
+    has_further = any(key.startswith(tuple(OPTIONAL_PARTS)) for key in source)
+    return net.head.classify.bias.shape != (KINETICS_CLASSES,) or (goes_further and not has_further)
+
+
+def _fit(tensor: Tensor, target: Tensor, where: str, channels: int | None) -> Tensor:
+    """The file's tensor in the network's shape and dtype; statistics (of so many channels) may be of any groups."""
+    if tensor.dim() == target.dim() + 1 == 3 and tensor.shape[2] == 1:
+        tensor = tensor.squeeze(2)  # a Conv1d of kernel 1 there, a Linear here
+    groups_differ = channels is not None and tensor.dim() == 1 and len(tensor) and len(tensor) % channels == 0
+    if tensor.shape != target.shape and not groups_differ:
+        raise CheckpointError(
+            f"{where} has shape {tuple(tensor.shape)}, the network's has {tuple(target.shape)}: "
+            "another variant or number of classes?"
+        )
+    return tensor.to(target.dtype)
+
+
+def _unmatched(missing: list[str], unknown: list[str]) -> str:
+    parts = []
+    for what, names in (("the file lacks", missing), ("the network has no", unknown)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            parts.append(f"{what} {', '.join(names[:3])}{more}")
+    return "; ".join(parts)
+
+
+def _first_sentence(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0].split(". ")[0]

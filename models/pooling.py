@@ -1,0 +1,110 @@
+"""Temporal pooling of the Coarse stream: Grid Pool, its inverse Grid Unpool, and the plain pools they replace.
+
+Grid Pool (Coarse-Fine Networks, section 3.1) predicts how much each region of the clip matters and reads
+the clip at the quantiles of that: a short step where confidence is high. Grid Unpool (section 3.2) brings
+the coarse logits back to evenly spaced frames by the inverse map.
+
+Symbols: N regions, N = ceil(T/4); grid g (B,N+1), non-decreasing in [0,1], g_0 = 0, g_N = 1.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.conv import Conv3d
+from models.norm import SubBatchNorm3d
+
+RATIO = 4
+
+
+def inverse_cdf(confidence_logits: Tensor) -> Tensor:
+    """Sampling locations from the confidence of each region (section 3.1).
+
+    Steps are proportional to 1 - p, p = sigmoid(z/2): a confident region is sampled densely.
+
+    Args:
+        confidence_logits: z (B,N).
+
+    Returns:
+        g (B,N+1) in [0,1], non-decreasing, in float32 or wider.
+    """
+    z = _at_least_float32(confidence_logits)
+    steps = torch.sigmoid(-z / 2)  # 1 - p, also where p rounds to 1
+    steps = steps / (steps.sum(1, keepdim=True) + 1e-16)
+    return F.pad(steps.cumsum(1), (1, 0))
+
+
+def sample_frames(x: Tensor, locations: Tensor) -> Tensor:
+    """Frames read at fractional times by linear interpolation; differentiable in both arguments.
+
+    Args:
+        x: (B,C,T,*), any number of trailing dimensions.
+        locations: (B,J), in frames, 0 to T-1.
+
+    Returns:
+        (B,C,J,*).
+    """
+    B, _, T = x.shape[:3]
+    lower = locations.detach().floor().clamp(0, max(T - 2, 0))
+    upper = (lower + 1).clamp(max=T - 1)
+    fraction = locations - lower
+    shape = (B, 1, -1) + (1,) * (x.dim() - 3)
+    fraction = fraction.to(x.dtype).view(shape)
+
+    def frames(index: Tensor) -> Tensor:
+        batch = torch.arange(B, device=x.device).view(B, 1)
+        return x.transpose(1, 2)[batch, index.long()].transpose(1, 2)  # (B,C,J,*)
+
+    return torch.lerp(frames(lower), frames(upper), fraction)
+
+
+def invert_grid(grid: Tensor) -> Tensor:
+    """The inverse of the sampling map at evenly spaced times: where in the coarse frames time k/N lies.
+
+    Args:
+        grid: g (B,N+1).
+
+    Returns:
+        u (B,N+1) in [0,1]: the points (g_i, i/N), interpolated linearly at k/N.
+    """
+    B, J = grid.shape
+    even = torch.linspace(0, 1, J, dtype=grid.dtype, device=grid.device)
+    slopes = (even[1:] - even[:-1]) / (torch.finfo(grid.dtype).eps + grid[:, 1:] - grid[:, :-1])
+    segment = torch.searchsorted(grid.detach().contiguous(), even.expand(B, J).contiguous()) - 1
+    segment = segment.clamp(0, J - 2)
+    u = even[segment] + slopes.gather(1, segment) * (even - grid.gather(1, segment))
+    return u.clamp(0, 1)
+
+
+def grid_unpool(logits: Tensor, grid: Tensor) -> Tensor:
+    """Coarse logits (B,C,N+1) on the grid (B,N+1) -> evenly spaced logits (B,C,4N)."""
+    regions = grid.shape[1] - 1
+    even = sample_frames(logits, invert_grid(grid) * regions)
+    return F.interpolate(even, size=RATIO * regions, mode="linear", align_corners=True)
+
+
+class GridPool(nn.Module):
+    """Learned temporal downsampling by 4: (B,C,T,H,W) -> (B,C,N+1,H,W) and the grid (B,N+1)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = Conv3d(channels, channels, 3, 2, 1)
+        self.norm1 = SubBatchNorm3d(channels)
+        self.conv2 = Conv3d(channels, channels, 3, 2, 1)
+        self.norm2 = SubBatchNorm3d(channels)
+        self.conv3 = Conv3d(channels, 1, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+
+    def confidence(self, x: Tensor) -> Tensor:
+        """(B,C,T,H,W) -> confidence logits z (B,N) of the N = ceil(T/4) regions."""
+        x = F.relu(self.norm1(self.conv1(x)))
+        x = F.relu(self.norm2(self.conv2(x)))
+        return self.conv3(x).mean((1, 3, 4))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        grid = inverse_cdf(self.confidence(x))
+        return sample_frames(x, grid * (x.shape[2] - 1)), grid
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    """Half precision is too coarse for cumulative sums and for positions in time."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

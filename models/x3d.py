@@ -1,0 +1,239 @@
+"""X3D, the backbone of both streams (Feichtenhofer, "X3D", CVPR 2020; Coarse-Fine Networks, section 4).
+
+    clip (B,3,T,H,W)
+      stem       1x3x3 conv over space, depthwise 5x1x1 conv over time, BN, ReLU     (B,w1,T,H/2,W/2)
+      stages     four stages of inverted bottlenecks, each halves H and W            (B,w4,T,H/32,W/32)
+      conv5      1x1x1 conv, BN, ReLU                                                (B,w5,T,H/32,W/32)
+      head       mean over space, 1x1x1 conv, ReLU, dropout, linear                  (B,classes,T)
+
+Time is never strided, so a network trained on clips runs on whole videos and answers for every frame.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from models import cpu
+from models.conv import Conv3d
+from models.norm import SubBatchNorm3d, recomputation
+
+Size3 = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The widths and depths of one X3D, and the square input in pixels that it is meant for."""
+
+    depths: tuple[int, ...]
+    inner: tuple[int, ...]
+    out: tuple[int, ...]
+    hidden: int
+    size: int
+
+    @property
+    def conv5(self) -> int:
+        return self.inner[-1]
+
+    @property
+    def feature_channels(self) -> dict[str, int]:
+        """Channels of each level of the Fine features, shallow to deep."""
+        return {**{f"layer{i}": c for i, c in enumerate(self.out, 1)}, "conv5": self.conv5}
+
+
+VARIANTS = {
+    "S": Variant((3, 5, 11, 7), (54, 108, 216, 432), (24, 48, 96, 192), 2048, 160),
+    "M": Variant((3, 5, 11, 7), (54, 108, 216, 432), (24, 48, 96, 192), 2048, 224),
+    "XL": Variant((5, 10, 25, 15), (72, 162, 306, 630), (32, 72, 136, 280), 2048, 312),
+    "tiny": Variant((1, 1, 2, 1), (24, 32, 64, 96), (12, 16, 32, 48), 256, 64),
+}
+
+
+def maybe_checkpoint(block: Callable[[Tensor], Tensor], x: Tensor, wanted: bool) -> Tensor:
+    """block(x); where wanted, its activations are not kept but computed again in the backward pass.
+
+    Less memory for about a third more work, equal gradients; running statistics are updated once.
+    """
+    if not wanted or not torch.is_grad_enabled():
+        return block(x)
+    return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=_passes)
+
+
+def _passes() -> tuple[AbstractContextManager, AbstractContextManager]:
+    """The contexts of the first pass through a checkpointed block and of its repetition."""
+    return nullcontext(), recomputation()
+
+
+def named_variant(name: str) -> Variant:
+    """The variant of this name; ValueError with the names there are."""
+    if name not in VARIANTS:
+        raise ValueError(f"variant is one of {', '.join(VARIANTS)}, not {name!r}")
+    return VARIANTS[name]
+
+
+class ConvNorm(nn.Module):
+    """A convolution without bias and its norm: what `prepare_for_inference` folds into one convolution."""
+
+    def __init__(
+        self, cin: int, cout: int, kernel: Size3, *, stride: Size3 = (1, 1, 1), groups: int = 1, bn_splits: int = 1
+    ) -> None:
+        super().__init__()
+        padding = tuple(k // 2 for k in kernel)
+        self.conv = Conv3d(cin, cout, kernel, stride, padding, groups=groups, bias=False)
+        self.norm = SubBatchNorm3d(cout, splits=bn_splits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class SqueezeExcite(nn.Module):
+    """Channel gates from the mean over time and space (Hu et al., CVPR 2018), ratio 1/16."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        width = squeeze_width(channels)
+        self.reduce = Conv3d(channels, width, 1)
+        self.expand = Conv3d(width, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gates = x.mean((2, 3, 4), keepdim=True)
+        gates = self.expand(F.relu(self.reduce(gates)))
+        return x * torch.sigmoid(gates)
+
+
+def squeeze_width(channels: int, ratio: float = 0.0625, multiple: int = 8) -> int:
+    """`channels * ratio` rounded to a multiple of 8, at least 8, one step up if that lost more than 10%."""
+    wanted = channels * ratio
+    width = max(multiple, int(wanted + multiple / 2) // multiple * multiple)
+    return width + multiple if width < 0.9 * wanted else width
+
+
+class Bottleneck(nn.Module):
+    """Expand, filter each channel over time and space, gate, project back, add the shortcut.
+
+    In training what lies between the depthwise norm and the projection is not kept but computed again (with
+    `recompute_gates`; a checkpointed block does so as a whole): a seventh of the memory, cheap to repeat.
+    """
+
+    def __init__(
+        self,
+        cin: int,
+        inner: int,
+        cout: int,
+        *,
+        stride: int,
+        squeeze: bool,
+        bn_splits: int,
+        recompute_gates: bool = True,
+    ) -> None:
+        super().__init__()
+        self.recompute_gates = recompute_gates
+        strides = (1, stride, stride)
+        self.expand = ConvNorm(cin, inner, (1, 1, 1), bn_splits=bn_splits)
+        self.depthwise = ConvNorm(inner, inner, (3, 3, 3), stride=strides, groups=inner, bn_splits=bn_splits)
+        self.squeeze_excite = SqueezeExcite(inner) if squeeze else nn.Identity()
+        self.project = ConvNorm(inner, cout, (1, 1, 1), bn_splits=bn_splits)
+        changes_shape = stride != 1 or cin != cout
+        self.shortcut = (
+            ConvNorm(cin, cout, (1, 1, 1), stride=strides, bn_splits=bn_splits) if changes_shape else nn.Identity()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,cin,T,H,W) -> (B,cout,T,H/stride,W/stride)."""
+        y = F.relu(self.expand(x), inplace=True)
+        y = self.depthwise(y)
+        y = maybe_checkpoint(self._gate_and_project, y, self.recompute_gates and self.training)
+        y = self.project.norm(y)
+        return F.relu(y + self.shortcut(x), inplace=True)
+
+    def _gate_and_project(self, y: Tensor) -> Tensor:
+        return self.project.conv(F.silu(self.squeeze_excite(y)))
+
+
+class Stem(nn.Module):
+    """A convolution over space, then one over time for each channel."""
+
+    def __init__(self, cout: int, *, bn_splits: int, checkpoint_activations: bool) -> None:
+        super().__init__()
+        self.checkpoint_activations = checkpoint_activations
+        self.spatial = Conv3d(3, cout, (1, 3, 3), (1, 2, 2), (0, 1, 1), bias=False)
+        self.temporal = ConvNorm(cout, cout, (5, 1, 1), groups=cout, bn_splits=bn_splits)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """(B,3,T,H,W) -> (B,w1,T,H/2,W/2)."""
+        return maybe_checkpoint(self._forward, cpu.layout(clip), self.checkpoint_activations and self.training)
+
+    def _forward(self, clip: Tensor) -> Tensor:
+        return F.relu(self.temporal(self.spatial(clip)), inplace=True)
+
+
+class Backbone(nn.Module):
+    """Stem, four stages and conv5. The two streams walk through its parts themselves."""
+
+    def __init__(self, variant: Variant, *, bn_splits: int = 1, checkpoint_activations: bool = False) -> None:
+        super().__init__()
+        options = {"bn_splits": bn_splits, "checkpoint_activations": checkpoint_activations}
+        self.stem = Stem(variant.out[0], **options)
+        widths = (variant.out[0], *variant.out)
+        self.stages = nn.ModuleList(
+            Stage(depth, cin, inner, cout, **options)
+            for depth, cin, inner, cout in zip(variant.depths, widths, variant.inner, variant.out, strict=False)
+        )
+        self.conv5 = ConvNorm(variant.out[-1], variant.conv5, (1, 1, 1), bn_splits=bn_splits)
+
+
+class Stage(nn.Sequential):
+    """Bottlenecks of one width; the first halves H and W, every second one gates.
+
+    With `checkpoint_activations`, training keeps each bottleneck's input alone (see `maybe_checkpoint`).
+    """
+
+    def __init__(
+        self, depth: int, cin: int, inner: int, cout: int, *, bn_splits: int, checkpoint_activations: bool
+    ) -> None:
+        super().__init__()
+        for i in range(depth):
+            first = i == 0
+            block = Bottleneck(
+                cin if first else cout,
+                inner,
+                cout,
+                stride=2 if first else 1,
+                squeeze=i % 2 == 0,
+                bn_splits=bn_splits,
+                recompute_gates=not checkpoint_activations,
+            )
+            self.append(block)
+        self.checkpoint_activations = checkpoint_activations
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self:
+            x = maybe_checkpoint(block, x, self.checkpoint_activations and self.training)
+        return x
+
+
+class Head(nn.Module):
+    """Class logits for every frame."""
+
+    def __init__(self, cin: int, hidden: int, num_classes: int, *, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.hidden = Conv3d(cin, hidden, 1, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        self.classify = nn.Linear(hidden, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,w5,T,H,W) -> (B,classes,T)."""
+        x = x.mean((3, 4), keepdim=True)                        # (B,w5,T,1,1)
+        x = F.relu(self.hidden(x)).flatten(2).transpose(1, 2)   # (B,T,hidden)
+        return self.classify(self.dropout(x)).transpose(1, 2)   # (B,classes,T)
+
+
+def initialise(net: nn.Module) -> None:
+    """Kaiming-normal weights (fan out, ReLU) for every Conv3d; all else keeps PyTorch's default."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
