@@ -1,0 +1,93 @@
+"""The schema's options as jsonargparse sees them: names, types, help, and the check of one value."""
+
+from collections.abc import Iterable
+from dataclasses import MISSING, Field, fields
+from difflib import SequenceMatcher
+from functools import cache
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+import docstring_parser
+import jsonargparse
+
+from configs.files import ConfigError, Setting
+from configs.schema import Config
+
+DEFAULT_CONFIG = Path(__file__).resolve().parent / "charades.yaml"
+OPTIONS: dict[str, Any] = {f"{s.name}.{f.name}": f.type for s in fields(Config) for f in fields(s.type)}
+KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    NoneType: "null",
+    list[int]: "a list of whole numbers such as [15,25]",
+}
+
+
+def build_parser(*, prog: str = "", description: str = "", with_eval_only: bool = False) -> jsonargparse.ArgumentParser:
+    """A parser that knows every option's type and help; command lines are split in `configs.cli`."""
+    usage = f"{prog} [-gpu 0,1] [--config FILE ...] [--SECTION.OPTION VALUE ...]"
+    parser = jsonargparse.ArgumentParser(
+        prog=prog, description=description, usage=usage, exit_on_error=False, print_config=None
+    )
+    add = parser.add_argument
+    add("-gpu", metavar="0,1", help="GPUs to use, by number, or cpu; without it the first GPU, else the CPU")
+    add("--config", metavar="FILE", help="experiment to read; repeatable, later ones override", default=DEFAULT_CONFIG)
+    add("--print_config", action="store_true", help="print the resolved configuration as YAML and stop")
+    if with_eval_only:
+        add("--eval_only", type=bool, default=False, help="evaluate, without training")
+    for section in fields(Config):
+        group = parser.add_argument_group(f"{section.name}: {section.type.__doc__}")
+        meanings = _meanings(section.type)
+        for option in fields(section.type):
+            name = f"--{section.name}.{option.name}"
+            action = group.add_argument(name, type=option.type, default=_default(option), help=meanings[option.name])
+            action.option_strings = [name]  # jsonargparse's `--list+`, which appends, is not offered
+    return parser
+
+
+def typed_value(parser: jsonargparse.ArgumentParser, setting: Setting) -> Any:
+    """The setting's value in its option's type, or a ConfigError that names the option and what it takes."""
+    option, value = setting.option, setting.value
+    if option not in OPTIONS:
+        raise ConfigError(f"{setting.origin}unknown option {option}; did you mean {nearest(option, OPTIONS)}?")
+    kind = OPTIONS[option]
+    optional = NoneType in get_args(kind)
+    if optional and value == "None":  # as Python prints it
+        return None
+    try:
+        if value is None and not optional:  # which parse_object would let pass
+            raise jsonargparse.ArgumentError(None, "null")
+        return parser.parse_object({option: value}, defaults=False)[option]
+    except (jsonargparse.ArgumentError, RecursionError) as error:
+        shown = "null" if value is None else repr(value)
+        raise ConfigError(f"{setting.origin}{option} must be {_describe(kind)}, not {shown}") from error
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The name most like `name`, as a whole and in its last part, so that `--stride` finds `--data.stride`."""
+
+    def likeness(candidate: str) -> float:
+        pairs = ((name, candidate), (name.split(".")[-1].lstrip("-"), candidate.split(".")[-1].lstrip("-")))
+        return sum(SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    return max(names, key=likeness)
+
+
+def _describe(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(get_args(kind))
+    return KINDS[kind] if kind in KINDS else " or ".join(_describe(part) for part in get_args(kind))
+
+
+@cache  # reading the sources is most of a parser's cost
+def _meanings(section: type) -> dict[str, str]:
+    """{option: the docstring below it}, those of base classes included."""
+    parsed = [docstring_parser.parse_from_object(base) for base in reversed(section.__mro__[:-1])]
+    return {param.arg_name: param.description for docs in parsed for param in docs.params if param.description}
+
+
+def _default(option: Field) -> Any:
+    return option.default_factory() if option.default is MISSING else option.default
