@@ -1,0 +1,188 @@
+"""Which activities happen when: annotations of a dataset, read and validated once (section 4 of the paper, "Charades").
+
+Two forms are read: the JSON of the community's data loaders,
+
+    {video id: {"subset": "training"|"testing", "duration": seconds, "actions": [[class, start, end], ...]}}
+
+and a folder that holds both official files, Charades_v1_train.csv and Charades_v1_test.csv. Whatever would make a wrong
+experiment is an `InputError` that names the file and the video; what the real annotations contain (intervals that end
+beyond the video, or before they start) is counted and reported, and kept as it is.
+"""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from eval.charades_localize import read_ground_truth
+from eval.errors import InputError
+
+Subset = Literal["training", "testing"]
+OFFICIAL_FILES: dict[Subset, str] = {"training": "Charades_v1_train.csv", "testing": "Charades_v1_test.csv"}
+Seconds = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Action(NamedTuple):
+    """One interval of one activity: class from 0, start and end in seconds."""
+
+    label: int
+    start: float
+    end: float
+
+
+class Video(NamedTuple):
+    """An annotated video: duration in seconds, actions in the file's order."""
+
+    id: str
+    subset: Subset
+    duration: float
+    actions: tuple[Action, ...]
+
+
+class _Entry(BaseModel):
+    """A video's record in the JSON form, classes still counted as in the file."""
+
+    subset: Subset
+    duration: Annotated[Seconds, Field(gt=0)]
+    actions: list[tuple[int, Seconds, Seconds]]
+
+
+_ENTRY = TypeAdapter(_Entry)
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """All videos of a dataset in the file's order, with what is odd about them.
+
+    Attributes:
+        path: The file or folder they were read from.
+        videos: Training and test videos; ids are unique.
+        beyond_duration: Number of actions that end after their video.
+        empty_intervals: Number of actions that end at or before their start; they label no frame.
+        expected: Videos per subset of the full dataset, for the report; empty where unknown.
+    """
+
+    path: Path
+    videos: tuple[Video, ...]
+    beyond_duration: int
+    empty_intervals: int
+    expected: dict[str, int] = field(default_factory=dict)
+
+    def subset(self, name: Subset) -> list[Video]:
+        """The training or the test videos."""
+        return [video for video in self.videos if video.subset == name]
+
+    def report(self) -> str:
+        """One line for the console: how much was read, how it differs from the full dataset, and what is odd."""
+        counts = Counter(video.subset for video in self.videos)
+        found = {subset: counts[subset] for subset in OFFICIAL_FILES}
+        partial = ""
+        if self.expected and found != self.expected:
+            partial = " (the full dataset: {training} and {testing})".format(**self.expected)
+        actions = sum(len(video.actions) for video in self.videos)
+        return (
+            f"{self.path}: {found['training']} training, {found['testing']} test videos{partial}, {actions} actions: "
+            f"{self.beyond_duration} end after their video, {self.empty_intervals} not after their start"
+        )
+
+
+def load_annotations(
+    path: str | Path, *, num_classes: int, first_class: int = 0, expected: dict[str, int] | None = None
+) -> Annotations:
+    """Read and validate a dataset's annotations.
+
+    Args:
+        path: A JSON file, or a folder with both official CSVs.
+        num_classes: Number of classes; a class outside the range is an error.
+        first_class: The number that the file gives to the first class (0 in Charades, 1 in multithumos.json).
+        expected: Videos per subset of the full dataset, mentioned in the report where the file has others.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(
+            f"{path}: no such annotations; give --data.annotations a JSON file or a folder with {_both_files()}"
+        )
+    videos = _read_official(path) if path.is_dir() else _read_json(path)
+    if not videos:
+        raise InputError(f"{path}: no videos in it; give --data.annotations the dataset's annotations")
+    videos = tuple(_checked(path, video, num_classes, first_class) for video in videos)
+    return Annotations(
+        path=path,
+        videos=videos,
+        beyond_duration=sum(a.end > video.duration for video in videos for a in video.actions),
+        empty_intervals=sum(a.end <= a.start for video in videos for a in video.actions),
+        expected=expected or {},
+    )
+
+
+def _read_json(path: Path) -> list[Video]:
+    """The JSON form; json alone would silently keep the last of two videos of one id."""
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        if twice:
+            raise InputError(f"{path}: {twice[0]!r} occurs twice; keep one of its entries")
+        return dict(pairs)
+
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not a JSON file ({reason}); give --data.annotations the dataset's JSON") from None
+    if not isinstance(table, dict):
+        raise InputError(f"{path}: expected an object from video ids to annotations, not a {type(table).__name__}")
+    return [_from_entry(path, video, entry) for video, entry in table.items()]
+
+
+def _from_entry(path: Path, video: str, entry: object) -> Video:
+    try:
+        entry = _ENTRY.validate_python(entry)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "its record"
+        given = repr(first["input"])
+        given = given if len(given) <= 60 else given[:57] + "..."
+        raise InputError(f"{path}: video {video}: {where}: {first['msg']} (given: {given})") from None
+    return Video(video, entry.subset, entry.duration, tuple(Action(*action) for action in entry.actions))
+
+
+def _read_official(folder: Path) -> list[Video]:
+    """The official form: one CSV per subset."""
+    videos: dict[str, Video] = {}
+    for subset, name in OFFICIAL_FILES.items():
+        file = folder / name
+        if not file.is_file():
+            raise InputError(f"{file}: no such file; --data.annotations takes a JSON or a folder with {_both_files()}")
+        for video, (actions, length) in read_ground_truth(file).items():
+            if video in videos:
+                raise InputError(f"{file}: video {video} is in {OFFICIAL_FILES['training']} too; remove it from one")
+            videos[video] = Video(video, subset, float(length), tuple(Action(*action) for action in actions))
+    return list(videos.values())
+
+
+def _both_files() -> str:
+    return " and ".join(OFFICIAL_FILES.values())
+
+
+def _checked(path: Path, video: Video, num_classes: int, first_class: int) -> Video:
+    """The video with classes from 0, or an error where an id, a duration or a class cannot be right."""
+    if not video.id or video.id.startswith(".") or Path(video.id).name != video.id or video.id.split() != [video.id]:
+        raise InputError(
+            f"{path}: video {video.id!r}: an id names a folder, files and lines of a submission; "
+            "it must be a plain file name without spaces"
+        )
+    if not video.duration > 0:
+        raise InputError(f"{path}: video {video.id}: its duration is {video.duration:g} s; it must be positive")
+    last = first_class + num_classes - 1
+    for action in video.actions:
+        if not first_class <= action.label <= last:
+            raise InputError(
+                f"{path}: video {video.id}: class {action.label} is outside {first_class}..{last}; "
+                f"correct it or set --data.num_classes (now {num_classes})"
+            )
+    if first_class == 0:
+        return video
+    return video._replace(actions=tuple(a._replace(label=a.label - first_class) for a in video.actions))

@@ -1,0 +1,132 @@
+import json
+
+import pytest
+
+from datasets import KINDS, charades, multithumos
+from datasets.annotations import Action, load_annotations
+from eval.errors import InputError
+
+VIDEO = {"subset": "training", "duration": 10.0, "actions": [[3, 1.0, 2.5]]}
+CSV_HEADER = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length"
+
+
+def write_json(tmp_path, text):
+    path = tmp_path / "annotations.json"
+    path.write_text(text if isinstance(text, str) else json.dumps(text))
+    return path
+
+
+def write_csv(folder, name, *rows):
+    folder.mkdir(exist_ok=True)
+    lines = [f"{id},S,Bedroom,5,6,Yes,script,bed,desc,{actions},{length}" for id, actions, length in rows]
+    (folder / name).write_text("\n".join([CSV_HEADER, *lines]) + "\n")
+
+
+def test_json_form(tmp_path):
+    path = write_json(tmp_path, {"AAA": VIDEO, "BBB": {"subset": "testing", "duration": 5, "actions": []}})
+    read = load_annotations(path, num_classes=4)
+    assert [video.id for video in read.subset("training")] == ["AAA"]
+    assert read.subset("training")[0].actions == (Action(3, 1.0, 2.5),)
+    assert read.subset("testing")[0].duration == 5.0
+
+
+def test_official_csvs_equal_json(tmp_path):
+    folder = tmp_path / "official"
+    write_csv(folder, "Charades_v1_train.csv", ("AAA", "c003 1.00 2.50", 10.0))
+    write_csv(folder, "Charades_v1_test.csv", ("BBB", "", 5.0))
+    path = write_json(tmp_path, {"AAA": VIDEO, "BBB": {"subset": "testing", "duration": 5, "actions": []}})
+    assert load_annotations(folder, num_classes=4).videos == load_annotations(path, num_classes=4).videos
+
+
+def test_multithumos_classes_count_from_one(tmp_path):
+    actions = [[1, 0.0, 1.0], [65, 1.0, 2.0]]
+    path = write_json(tmp_path, {"v": {"subset": "training", "duration": 3.0, "actions": actions}})
+    read = multithumos.load(path)
+    assert [action.label for action in read.videos[0].actions] == [0, 64]
+    assert "200 and 213" in read.report()  # what the full dataset has
+    path = write_json(tmp_path, {"v": {"subset": "training", "duration": 3.0, "actions": [[0, 0.0, 1.0]]}})
+    with pytest.raises(InputError, match=r"video v: class 0 is outside 1\.\.65"):
+        multithumos.load(path)
+
+
+def test_oddities_are_counted_and_kept(tmp_path):
+    actions = [[0, 1.0, 12.0], [1, 5.0, 5.0], [2, 6.0, 5.0], [3, 0.0, 10.0]]
+    read = load_annotations(write_json(tmp_path, {"AAA": VIDEO | {"actions": actions}}), num_classes=4)
+    assert (read.beyond_duration, read.empty_intervals) == (1, 2)
+    assert len(read.videos[0].actions) == 4
+    assert "1 end after their video, 2 not after their start" in read.report()
+    assert "\n" not in read.report()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ({"AAA": VIDEO | {"actions": [[157, 0, 1]]}}, r"video AAA: class 157 is outside 0\.\.156"),
+        ({"AAA": VIDEO | {"actions": [[-1, 0, 1]]}}, r"video AAA: class -1 is outside"),
+        ({"AAA": VIDEO | {"actions": [["c1", 0, 1]]}}, r"video AAA: actions\.0\.0"),
+        ({"AAA": VIDEO | {"actions": [[1, 0]]}}, r"video AAA: actions\.0"),
+        ({"AAA": VIDEO | {"subset": "validation"}}, "video AAA: subset: .*'training' or 'testing'"),
+        ({"AAA": VIDEO | {"duration": 0}}, "video AAA: duration: .*greater than 0"),
+        ({"AAA": VIDEO | {"duration": float("nan")}}, "video AAA: duration"),
+        ({"AAA": {"subset": "training"}}, "video AAA: duration: Field required"),
+        ({"AAA": 3}, "video AAA"),
+        ({"../AAA": VIDEO}, "plain file name"),
+        ({}, "no videos"),
+        ([1, 2], "not a list"),
+        ('{"AAA": 1, "AAA": 2}', "'AAA' occurs twice"),
+        ("id,subject\n", "not a JSON file"),
+    ],
+)
+def test_errors_are_one_line_naming_file_and_video(tmp_path, text, message):
+    with pytest.raises(InputError, match=message) as error:
+        charades.load(write_json(tmp_path, text))
+    assert "annotations.json" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_errors_of_the_official_form(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere: no such annotations"):
+        charades.load(tmp_path / "nowhere")
+    folder = tmp_path / "official"
+    write_csv(folder, "Charades_v1_train.csv", ("AAA", "c003 1.00 2.50", 10.0))
+    with pytest.raises(InputError, match=r"Charades_v1_test\.csv: no such file"):
+        charades.load(folder)
+    write_csv(folder, "Charades_v1_test.csv", ("AAA", "", 10.0))
+    with pytest.raises(InputError, match=r"Charades_v1_test\.csv: video AAA is in Charades_v1_train\.csv too"):
+        charades.load(folder)
+    write_csv(folder, "Charades_v1_test.csv", ("BBB", "", 0.0))
+    with pytest.raises(InputError, match=r"video BBB: its duration is 0 s"):
+        charades.load(folder)
+    write_csv(folder, "Charades_v1_test.csv", ("BBB", "c157 0.00 1.00", 9.0))
+    with pytest.raises(InputError, match=r"video BBB: class 157 is outside"):
+        charades.load(folder)
+
+
+def test_class_names_stand_beside_the_annotations(tmp_path):
+    assert charades.class_names(tmp_path / "charades.json") is None
+    (tmp_path / "Charades_v1_classes.txt").write_text("c000 Holding some clothes\nc001 Putting clothes somewhere\n")
+    assert charades.class_names(tmp_path / "charades.json")[1] == "Putting clothes somewhere"
+    assert charades.class_names(tmp_path) == charades.class_names(tmp_path / "charades.json")
+    assert multithumos.class_names(tmp_path) is None
+
+
+def test_real_charades(annotations):
+    read = charades.load(annotations / "charades.json")
+    assert {subset: len(read.subset(subset)) for subset in charades.VIDEOS} == charades.VIDEOS
+    assert (read.empty_intervals, read.beyond_duration) == (7, 19623)
+    official = {video.id: video for video in charades.load(annotations).videos}
+    assert len(official) == len(read.videos)
+    for video in read.videos:
+        other = official[video.id]
+        assert (video.subset, video.duration, sorted(video.actions)) == (
+            other.subset,
+            other.duration,
+            sorted(other.actions),
+        )
+    assert len(charades.class_names(annotations)) == charades.NUM_CLASSES
+
+
+def test_real_multithumos(annotations):
+    read = KINDS["multithumos"].load(annotations / "multithumos.json")
+    assert {subset: len(read.subset(subset)) for subset in multithumos.VIDEOS} == multithumos.VIDEOS
+    assert {action.label for video in read.videos for action in video.actions} == set(range(65))
