@@ -1,0 +1,182 @@
+"""The official Charades evaluation of localization (`Charades_v1_localize`), rule "official" of this project.
+
+Frame j of 1..25 stands for time (j-1)/25 * length, and an action is present there iff start <= time <= end. All
+videos of the ground truth count: a (video, frame) without a line in the submission scores -inf. Per class the
+frames are ranked by score, ties in the ground truth's order; mAP is the plain mean of the classes' AP and wAP the
+mean weighted by their positives. Both are undefined where a class has no positives.
+
+    python -m eval.charades_localize PREDICTIONS GROUND_TRUTH_CSV
+"""
+
+import argparse
+import csv
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from eval.average_precision import average_precision
+from eval.errors import InputError
+from eval.submission import FRAMES_PER_VIDEO, read_predictions, write_predictions
+
+__all__ = ["Localization", "Truth", "frame_labels", "localize", "main", "read_ground_truth", "read_predictions",
+           "write_predictions"]  # fmt: skip
+
+
+class Truth(NamedTuple):
+    """What is known of one video: its actions [(class from 0, start, end)] and its length, all times in seconds."""
+
+    actions: list[tuple[int, float, float]]
+    length: float
+
+
+@dataclass(frozen=True)
+class Localization:
+    """Result of the official rule, as fractions; None stands for undefined."""
+
+    AP: np.ndarray  # (C,) float64, NaN for a class without positives
+    mAP: float | None  # noqa: N815 (the field's names)
+    wAP: float | None  # noqa: N815
+    mAP_defined: float | None  # noqa: N815  mean over the classes that have positives
+    classes_without_positives: list[int]
+    missing_frames: int  # (video, frame) pairs of the ground truth without a line: they score -inf
+    unknown_videos: list[str]  # predicted, but not in the ground truth: ignored
+
+
+def read_ground_truth(path: str | Path, num_classes: int | None = None) -> dict[str, Truth]:
+    """{video id: Truth} of an official CSV (columns id, actions, length among others), in the file's order.
+
+    Raises InputError naming the video for what cannot be read, for an id that occurs twice and, with `num_classes`,
+    for a class outside 0..num_classes-1. An end before the start or beyond the length is no error: the real
+    Charades has both.
+    """
+    truth: dict[str, Truth] = {}
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            missing = {"id", "actions", "length"} - set(rows.fieldnames or ())
+            if missing:
+                raise InputError(f"{path}: no column {', '.join(sorted(missing))}; is it an official Charades CSV?")
+            for row in rows:
+                video = row["id"]
+                if video in truth:
+                    raise InputError(f"{path}: video {video} occurs twice")
+                truth[video] = _truth_of(row, f"{path}: video {video}")
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a CSV file ({error})") from None
+    if num_classes is not None:
+        check_classes(truth, num_classes, path)
+    return truth
+
+
+def _truth_of(row: Mapping[str, str | None], place: str) -> Truth:
+    """One CSV row: actions as `c077 12.10 18.00;c079 11.80 17.30`, length in seconds."""
+    actions = []
+    for text in filter(str.strip, (row["actions"] or "").split(";")):
+        try:
+            name, start, end = text.split()
+            action = (int(name.removeprefix("c")), float(start), float(end))
+        except ValueError:
+            raise InputError(f"{place}: action {text!r} is not of the form `c077 12.10 18.00`") from None
+        if math.isnan(action[1]) or math.isnan(action[2]) or action[0] < 0:
+            raise InputError(f"{place}: action {text!r} is not of the form `c077 12.10 18.00`")
+        actions.append(action)
+    try:
+        length = float(row["length"] or "")
+    except ValueError:
+        length = math.nan
+    if not (math.isfinite(length) and length >= 0):
+        raise InputError(f"{place}: length {row['length']!r} is not a number of seconds")
+    return Truth(actions, length)
+
+
+def check_classes(truth: Mapping[str, Truth], num_classes: int, source: str | Path) -> None:
+    """Raise InputError naming the first video with a class outside 0..num_classes-1."""
+    for video, (actions, _) in truth.items():
+        for name, _, _ in actions:
+            if not 0 <= name < num_classes:
+                raise InputError(f"{source}: video {video} has class {name}, outside 0..{num_classes - 1}")
+
+
+def frame_labels(actions: Iterable[tuple[int, float, float]], length: float, num_classes: int) -> np.ndarray:
+    """Labels (25, C) bool of a video at its 25 frames; both ends of an action belong to it."""
+    times = np.arange(FRAMES_PER_VIDEO) / FRAMES_PER_VIDEO * length
+    labels = np.zeros((FRAMES_PER_VIDEO, num_classes), bool)
+    for name, start, end in actions:
+        labels[:, name] |= (start <= times) & (times <= end)
+    return labels
+
+
+def localize(
+    predictions: Mapping[str, np.ndarray], truth: Mapping[str, tuple[list, float]], num_classes: int
+) -> Localization:
+    """Score {video id: (25, C)} against {video id: (actions, length)}; the order of `truth` decides between ties."""
+    absent = np.full((FRAMES_PER_VIDEO, num_classes), -np.inf)
+    scores = [predictions.get(video, absent) for video in truth]
+    labels = [frame_labels(actions, length, num_classes) for actions, length in truth.values()]
+    if not truth:
+        raise InputError("the ground truth names no video")
+
+    ap = average_precision(scores, labels)
+    positives = np.sum([video_labels.sum(0) for video_labels in labels], axis=0)
+    defined = positives > 0
+    complete = bool(defined.all())
+    return Localization(
+        AP=ap,
+        mAP=float(ap.mean()) if complete else None,
+        wAP=float(ap @ positives / positives.sum()) if complete else None,
+        mAP_defined=float(ap[defined].mean()) if defined.any() else None,
+        classes_without_positives=np.flatnonzero(~defined).tolist(),
+        missing_frames=sum(int(np.isneginf(rows).all(axis=1).sum()) for rows in scores),
+        unknown_videos=[video for video in predictions if video not in truth],
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print mAP and wAP of a submission; 1 with one line on stderr where a file cannot be scored."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.charades_localize", description="Official Charades localization scores of a submission."
+    )
+    parser.add_argument("predictions", help="submission, plain or .gz: `id frame score score ...`, frame 1..25")
+    parser.add_argument("ground_truth", help="official CSV, such as Charades_v1_test.csv")
+    parser.add_argument("--num_classes", type=int, help="scores per line (default: from the file; 157 for Charades)")
+    args = parser.parse_args(argv)
+    try:
+        predictions = read_predictions(args.predictions, args.num_classes)
+        num_classes = next(iter(predictions.values())).shape[1]
+        truth = read_ground_truth(args.ground_truth, num_classes)
+        result = localize(predictions, truth, num_classes)
+    except (InputError, OSError) as error:
+        print(f"charades_localize: error: {error}", file=sys.stderr)
+        return 1
+    print(_report(result, len(truth)))
+    return 0
+
+
+def _report(result: Localization, num_videos: int) -> str:
+    """The lines that `main` prints."""
+    lines = [f"{num_videos} videos, {len(result.AP)} classes, {FRAMES_PER_VIDEO} frames a video"]
+    if result.missing_frames:
+        lines.append(f"{result.missing_frames} of {num_videos * FRAMES_PER_VIDEO} frames have no prediction: -inf")
+    if result.unknown_videos:
+        names = ", ".join(result.unknown_videos[:3]) + (", ..." if len(result.unknown_videos) > 3 else "")
+        lines.append(f"{len(result.unknown_videos)} predicted videos are not in the ground truth, ignored: {names}")
+    if result.classes_without_positives:
+        names = ", ".join(f"c{c:03d}" for c in result.classes_without_positives)
+        lines.append(f"mAP and wAP are undefined, classes without positives: {names}")
+        lines.append(_score("mAP over the other classes", result.mAP_defined))
+    else:
+        lines += [_score("mAP", result.mAP), _score("wAP", result.wAP)]
+    return "\n".join(lines)
+
+
+def _score(name: str, fraction: float | None) -> str:
+    return f"{name}  " + ("undefined" if fraction is None else f"{100 * fraction:.2f} %  (fraction {fraction:.6f})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
