@@ -1,0 +1,77 @@
+"""Stopping in good order: SIGTERM and SIGINT ask a run to save and leave; a second one makes it leave at once."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SAME_REQUEST_SECONDS = 1.0  # Ctrl-C reaches a launcher and its processes, which then hear of it twice
+
+
+class Stopped(Exception):  # noqa: N818 - not an error
+    """The run has been asked to stop and its state is saved; `status` is the exit status, 128 + signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}; the same command continues")
+        self.status = 128 + number
+
+
+class StopRequest:
+    """Whether a signal has come, and which (0: none)."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.heard = 0.0
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Remember the first signal; for a second one do what the signal does by default."""
+        now = time.monotonic()
+        if self.number and now - self.heard > SAME_REQUEST_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        if not self.number:
+            self.number, self.heard = number, now
+
+
+_request = StopRequest()
+
+
+def requested() -> int:
+    """The signal that has asked this process to stop, 0 for none."""
+    return _request.number
+
+
+@contextmanager
+def stop_requests() -> Iterator[None]:
+    """Listen for signals within the context; outside it they do what they do by default."""
+    global _request
+    _request = StopRequest()
+    before = {number: signal.signal(number, _request.handle) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        _request = StopRequest()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def deferred(number: int) -> Iterator[None]:
+    """Within the context a signal only waits; what handles it runs afterwards.
+
+    PyTorch raises from its SIGCHLD handler when a loader's worker dies, wherever the main thread happens to be.
+    """
+    handler = signal.getsignal(number)
+    if not callable(handler):
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    signal.signal(number, lambda *call: came.append(call))
+    try:
+        yield
+    finally:
+        signal.signal(number, handler)
+    if came:
+        handler(*came[-1])

@@ -1,0 +1,106 @@
+"""The record of a run, and bars: on a terminal only, and never for nothing."""
+
+import io
+import json
+import os
+from contextlib import contextmanager, redirect_stdout, suppress
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from engine import log as log_module
+from engine.log import RunLog, percent, progress, say
+
+
+def steps(folder):
+    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_one_json_line_an_event(tmp_path):
+    with RunLog(tmp_path / "fine") as log:
+        log.write("train", epoch=0.5, step=7, values={"loss": 0.25, "mAP": None})
+        log.write("validation", epoch=1, step=14, values={"AP": [0.5, None]})
+    lines = [json.loads(line) for line in (tmp_path / "fine" / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"event": "train", "epoch": 0.5, "step": 7, "loss": 0.25, "mAP": None},
+        {"event": "validation", "epoch": 1, "step": 14, "AP": [0.5, None]},
+    ]
+    with RunLog(tmp_path / "fine", step=14) as log, pytest.raises(ValueError, match="JSON compliant"):
+        log.write("train", epoch=1, step=15, values={"loss": float("nan")})
+    assert steps(tmp_path / "fine") == [7, 14], "a line that cannot be written leaves no half of it"
+
+
+def write_steps(folder, *, after, until):
+    with RunLog(folder, step=after) as log:
+        for step in range(after + 1, until + 1):
+            log.write("train", epoch=0, step=step, values={"loss": float(step + 100 * after)})
+
+
+def test_continuing_drops_what_was_beyond(tmp_path):
+    write_steps(tmp_path, after=0, until=5)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "train", "step": 1')  # cut off by a crash
+    write_steps(tmp_path, after=3, until=6)
+    assert steps(tmp_path) == [1, 2, 3, 4, 5, 6]
+    curve = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("train/loss")
+    assert [(point.step, point.value) for point in curve] == [(1, 1), (2, 2), (3, 3), (4, 304), (5, 305), (6, 306)]
+    write_steps(tmp_path, after=0, until=1)
+    assert steps(tmp_path) == [1], "a new run in the same folder keeps nothing of the old"
+
+
+@contextmanager
+def terminal():
+    """A pseudo-terminal in place of stdout; yields a list of what was shown, complete afterwards."""
+    master, slave = os.openpty()
+    shown = []
+    with os.fdopen(slave, "w") as file:
+        with redirect_stdout(file):
+            yield shown
+        file.flush()
+        os.set_blocking(master, False)
+        with suppress(BlockingIOError):
+            while text := os.read(master, 1 << 16).decode():
+                shown.append(text.replace("\r\n", "\n"))
+    os.close(master)
+
+
+def test_bar_on_a_terminal():
+    with terminal() as shown:
+        assert list(progress("abc", 3, "Evaluating")) == ["a", "b", "c"]
+    assert "".join(shown).startswith("Evaluating\n")
+    assert "3/3 [=" in "".join(shown)
+    assert "".join(shown).endswith("\n")
+
+
+def test_no_bar_for_an_empty_loader():
+    with terminal() as shown:
+        assert list(progress([], 0, "Evaluating")) == []
+    assert shown == []
+
+
+def test_lines_stand_below_the_bar():
+    with terminal() as shown:
+        for item in progress("abc", 3, "Epoch 1/2"):
+            if item == "b":
+                say("half of it")
+    assert "\nhalf of it\n" in "".join(shown)
+    assert "3/3 [=" in "".join(shown)
+
+
+def test_no_bar_elsewhere(capsys):
+    assert list(progress("abc", 3, "Evaluating")) == ["a", "b", "c"]
+    say("a line")
+    assert capsys.readouterr().out == "a line\n"
+
+
+def test_signs_of_life_elsewhere(monkeypatch, capsys):
+    """A log file of a long pass gets a line every few minutes."""
+    assert isinstance(log_module.sys.stdout, io.TextIOBase)
+    now = iter([0.0, 200.0, 400.0, 400.0, 500.0])
+    monkeypatch.setattr(log_module.time, "monotonic", lambda: next(now))
+    assert list(progress("abc", 3, "Extracting")) == ["a", "b", "c"]
+    assert capsys.readouterr().out == "Extracting: 2 of 3\n"
+
+
+def test_percent():
+    assert (percent(0.251), percent(None)) == ("25.10%", "undefined")
