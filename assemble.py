@@ -1,0 +1,258 @@
+"""The one place where a configuration becomes data, networks and weights; parts never see it."""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from configs.cli import Command
+from configs.schema import FROM_SCRATCH, KINETICS_WEIGHTS, Config, Stage
+from datasets import KINDS
+from datasets.annotations import Annotations, Video
+from datasets.batch import EpochBatches, equal_length_batches, make_loader
+from datasets.clips import MISSING_LIMIT, Found, TestVideos, TrainClips, VideoFrames, find_videos, video_length
+from datasets.features import FeatureStore, file_sha256
+from datasets.frames import get_decoder
+from engine import checkpoint as engine_checkpoint
+from engine import distributed
+from engine.checkpoint import FORMAT, read_weights
+from eval.errors import InputError
+from models import CheckpointError, CoarseNet, FineNet, load_official
+from models.official import load_matching, read_checkpoint
+from models.x3d import VARIANTS
+
+PUBLISHED = "github.com/kkahatapitiya/Coarse-Fine-Networks, models/"
+
+
+def writable(folder: Path, option: str) -> Path:
+    """The folder of results, made where it is missing: an unwritable one is found before the work, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written to ({error.strerror}); choose another {option}") from None
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def input_size(config: Config) -> int:
+    """Side of the network's square input in pixels."""
+    return config.data.size or VARIANTS[config.model.variant].size
+
+
+def read_annotations(config: Config) -> Annotations:
+    data = config.data
+    annotations = KINDS[data.kind].load(data.annotations, data.num_classes)
+    print(annotations.report())
+    return annotations
+
+
+def find(config: Config, videos: list[Video], what: str, *, min_frames: int = 1) -> Found:
+    """Those of the listed videos that have frames; says what is left out."""
+    if not videos:
+        raise InputError(f"{config.data.annotations}: lists no {what.lower()}")
+    found = find_videos(
+        videos,
+        config.data.frames,
+        min_frames=min_frames,
+        allow_missing=config.data.allow_missing,
+        allow_gaps=config.data.on_bad_sample == "skip",
+    )
+    print(f"{what}: {found.report()}")
+    if not found.videos:
+        raise InputError(f"no usable {what.lower()}; check --data.annotations, --data.frames and --data.min_frames")
+    return found
+
+
+def open_features(config: Config) -> FeatureStore | None:
+    """The store that stage 2 wrote, checked against the configuration; None without fusion."""
+    if config.model.fusion == "none":
+        return None
+    store = FeatureStore(config.features_dir)
+    checkpoint = config.features_checkpoint
+    if config.features.checkpoint and not checkpoint.is_file():
+        raise InputError(f"{checkpoint}: no such checkpoint; correct --features.checkpoint, or leave it out")
+    store.check(
+        stride=config.data.stride,
+        size=input_size(config),
+        checkpoint_sha256=file_sha256(checkpoint) if checkpoint.is_file() else None,
+        layers=VARIANTS[config.model.variant].feature_channels,
+    )
+    return store
+
+
+def with_features(config: Config, found: Found, store: FeatureStore | None) -> list[VideoFrames]:
+    """The videos; where unreadable ones may be skipped, without those that stage 2 has skipped."""
+    if store is None or config.data.on_bad_sample == "error":
+        return found.videos
+    lacking = store.missing([video.id for video, _ in found.videos])
+    if len(lacking) > max(1, int(MISSING_LIMIT * len(found.videos))):
+        return found.videos  # not a few: the datasets refuse them
+    for video in lacking:
+        complain(f"{store.folder}: no features of video {video}; skipped")
+    return [entry for entry in found.videos if entry.video.id not in lacking]
+
+
+def dataset_options(config: Config, store: FeatureStore | None = None) -> dict[str, Any]:
+    data = config.data
+    return {
+        "num_classes": data.num_classes,
+        "size": input_size(config),
+        "stride": data.stride,
+        "decode": get_decoder(data.image_backend),
+        "store": store,
+        "fine_frames": data.fine_frames,
+        "fine_window": data.fine_window,
+        "skip_unreadable": data.on_bad_sample == "skip",
+    }
+
+
+def loader_options(config: Config, device: torch.device) -> dict[str, Any]:
+    return {"workers": config.data.workers, "pin_memory": device.type == "cuda", "report": complain}
+
+
+def complain(line: str) -> None:
+    """A line on stderr, where that of any process is seen."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def train_loader(
+    config: Config, stage: Stage, annotations: Annotations, device: torch.device, store: FeatureStore | None = None
+) -> DataLoader:
+    """Random clips of the training videos, in an order that the seed fixes."""
+    name = type(stage).__name__.lower()
+    parts = distributed.size() * stage.accumulate * config.model.bn_splits
+    if stage.batch_size % parts:
+        factors = {
+            "processes": distributed.size(),
+            f"parts (--{name}.accumulate)": stage.accumulate,
+            "equal groups (--model.bn_splits)": config.model.bn_splits,
+        }
+        among = " x ".join(f"{number} {what}" for what, number in factors.items() if number > 1)
+        lower = stage.batch_size // parts * parts
+        nearest = f"{lower} or {lower + parts}" if lower else parts
+        raise InputError(
+            f"--{name}.batch_size: a batch of {stage.batch_size} cannot be divided among {among}; nearest: {nearest}"
+        )
+    found = find(config, annotations.subset("training"), "Training videos", min_frames=config.data.min_frames)
+    incomplete = 0 if stage.drop_last else len(found.videos) % stage.batch_size
+    if config.model.bn_splits > 1 and incomplete % parts:
+        raise InputError(
+            f"the last batch of an epoch has {incomplete} of {stage.batch_size} clips, which --model.bn_splits "
+            f"{config.model.bn_splits} cannot divide; leave it out with --{name}.drop_last true"
+        )
+    clips = TrainClips(
+        with_features(config, found, store),
+        config.data.frames,
+        seed=config.run.seed,
+        clip_span=config.data.clip_span,
+        **dataset_options(config, store),
+    )
+    batches = EpochBatches(
+        len(clips),
+        stage.batch_size,
+        seed=config.run.seed,
+        drop_last=stage.drop_last,
+        rank=distributed.rank(),
+        world_size=distributed.size(),
+    )
+    return make_loader(clips, batches, **loader_options(config, device))
+
+
+def video_loader(
+    config: Config, found: Found, device: torch.device, store: FeatureStore | None = None
+) -> DataLoader:
+    """Whole videos in the test view, this process's share; those of one length may share a batch."""
+    videos = TestVideos(with_features(config, found, store), config.data.frames, **dataset_options(config, store))
+    lengths = [(video_length(n, config.data.stride), min(n, config.data.stride)) for _, n in videos.videos]
+    batches = equal_length_batches(lengths, config.eval.batch_size)[distributed.rank() :: distributed.size()]
+    return make_loader(videos, batches, **loader_options(config, device))
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+def build_fine(config: Config) -> FineNet:
+    return FineNet(**_network_options(config))
+
+
+def build_coarse(config: Config) -> CoarseNet:
+    return CoarseNet(pool=config.model.pool, fusion=config.model.fusion, **_network_options(config))
+
+
+def _network_options(config: Config) -> dict[str, Any]:
+    """What both streams have in common."""
+    model = config.model
+    return {
+        "num_classes": config.data.num_classes,
+        "variant": model.variant,
+        "bn_splits": model.bn_splits,
+        "dropout": model.dropout,
+        "checkpoint_activations": model.checkpoint_activations,
+    }
+
+
+def load_weights(net: nn.Module, path: Path, *, complete: bool) -> None:
+    """Load a checkpoint of ours or a published one.
+
+    Args:
+        complete: every weight must come from the file, as for evaluation; otherwise a Fine stream or a Kinetics
+            file may start a Coarse stream.
+    """
+    stage = {FineNet: "fine", CoarseNet: "coarse"}[type(net)]
+    ours = read_ours(path)
+    if ours is None:
+        report = load_official(net, path)
+    elif ours["stage"] == stage:
+        report = load_matching(net, ours["model"], path=path)
+    elif (ours["stage"], stage) == ("fine", "coarse"):
+        report = load_matching(
+            net, ours["model"], path=path, may_be_fresh=lambda name: name.startswith(("fusion", "logit_", "grid_"))
+        )
+    else:
+        raise CheckpointError(f"{path}: of stage {ours['stage']}, where a checkpoint of stage {stage} is needed")
+    if complete and report.fresh:
+        raise CheckpointError(
+            f"{path}: holds no {report.fresh[0]} and {len(report.fresh) - 1} others, so it can start a training "
+            "but not be evaluated; give a checkpoint of this network"
+        )
+    fresh = f", {len(report.fresh)} tensors start fresh" if report.fresh else ""
+    left = f", {len(report.left)} of the file not used" if report.left else ""
+    print(f"{path}: {len(report.loaded)} tensors loaded{fresh}{left}")
+
+
+def read_ours(path: Path) -> dict[str, Any] | None:
+    """Stage and weights ("stage", "model") of a file that a training wrote, verified; None for any other file."""
+    if path.suffix == ".safetensors":
+        return read_weights(path)
+    return engine_checkpoint.read_checkpoint(path) if read_checkpoint(path).get("format") == FORMAT else None
+
+
+def initialise(net: nn.Module, stage: Stage, name: str) -> None:
+    """Starting weights of a training."""
+    if stage.init == FROM_SCRATCH:
+        print(f"{name}: starting from random weights")
+        return
+    path = Path(stage.init)
+    if not path.is_file():
+        source = f" (it comes from {PUBLISHED}{path.name})" if stage.init == KINETICS_WEIGHTS else ""
+        raise InputError(f"{path}: no such checkpoint{source}; or train from random weights with --{name}.init none")
+    load_weights(net, path, complete=False)
+
+
+def weights_to_evaluate(command: Command, stage: Stage, name: str) -> Path:
+    """The checkpoint of --eval_only: the one typed as init, else the run's best, else the configured init."""
+    best = command.config.run_dir / name / "checkpoints" / "best.pt"
+    configured = stage.init not in (FROM_SCRATCH, KINETICS_WEIGHTS) and not best.is_file()
+    typed = stage.init != FROM_SCRATCH and f"{name}.init" in command.given
+    if typed or configured:
+        return Path(stage.init)
+    if not best.is_file():
+        raise InputError(f"{best}: no such checkpoint; train first, or name one with --{name}.init")
+    return best

@@ -1,0 +1,64 @@
+"""Stage 2: run the trained Fine stream over every video and store its features.
+
+    python extract_fineFEAT.py -gpu 0 --data.frames DIR --data.annotations FILE
+
+Videos that are complete in the store are skipped, so an interrupted extraction continues where it stopped.
+"""
+
+import torch
+
+from assemble import build_fine, find, input_size, load_weights, read_annotations, video_loader, writable
+from configs.cli import Command, parse
+from datasets.batch import prepare
+from datasets.clips import Found, video_length
+from datasets.features import FeatureWriter, file_sha256
+from engine import distributed
+from engine.log import progress
+from eval.errors import InputError
+from launch import run_script, start
+from models import prepare_for_inference
+
+
+def main(argv: list[str] | None = None) -> None:
+    command = parse(
+        argv, prog="extract_fineFEAT.py", description="Stage 2: store the Fine stream's features of every video."
+    )
+    run_script(__file__, command, argv, extract)
+
+
+@torch.no_grad()
+def extract(command: Command) -> None:
+    """Features of all videos, training and test, in the test view and in one pass a video."""
+    device, config = start(command), command.config
+    checkpoint, stride = config.features_checkpoint, config.data.stride
+    if not checkpoint.is_file():
+        raise InputError(f"{checkpoint}: no such checkpoint; run train_fine.py first, or set --features.checkpoint")
+    found = find(config, list(read_annotations(config).videos), "Videos")
+    net = build_fine(config)
+    load_weights(net, checkpoint, complete=True)
+    net = prepare_for_inference(net.to(device))
+    with FeatureWriter(
+        writable(config.features_dir, "--features.dir"),
+        checkpoint=checkpoint,
+        checkpoint_sha256=file_sha256(checkpoint),
+        stride=stride,
+        size=input_size(config),
+        dtype=config.features.dtype,
+    ) as writer:
+        share = found.videos[distributed.rank() :: distributed.size()]
+        checked = progress(share, len(share), "Looking for features that are there already")
+        left = [entry for entry in checked if not writer.is_complete(entry.video.id, video_length(entry.n, stride))]
+        left = [entry for part in distributed.gather(left) for entry in part]
+        print(f"{config.features_dir}: {len(found.videos) - len(left)} videos complete, {len(left)} to extract")
+        loader = video_loader(config, Found(left, [], []), device)
+        for batch in progress(loader, len(loader), "Extracting"):
+            batch = prepare(batch, device)
+            features = net.features(batch["clip"])
+            for i, video in enumerate(batch["videos"]):
+                writer.write(video, {level: f[i] for level, f in features.items()})
+    skipped = sum(distributed.gather(len(loader.skipped)))
+    print(f"{config.features_dir}: features of {len(found.videos) - skipped} videos")
+
+
+if __name__ == "__main__":
+    main()

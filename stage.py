@@ -1,0 +1,321 @@
+"""A training stage, 1 or 3: train it, or evaluate it, on what `assemble` builds."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from assemble import (
+    find,
+    initialise,
+    load_weights,
+    open_features,
+    read_annotations,
+    train_loader,
+    video_loader,
+    weights_to_evaluate,
+    writable,
+)
+from configs.cli import Command
+from configs.files import save_yaml
+from configs.schema import Config, Stage
+from datasets.annotations import Annotations
+from datasets.batch import Batch, Preparer, pad, prepare, time_lengths
+from engine import distributed
+from engine.checkpoint import previous
+from engine.evaluation import Criterion, Forward, Prepare, evaluate
+from engine.loop import Trainer
+from engine.optim import make_optimizer, make_scheduler
+from eval.detection import DetectionEvaluator
+from eval.errors import InputError
+from eval.per_frame import frame_ap, released_frames
+from launch import start
+from models import prepare_for_inference
+from models.losses import detection_loss, resize_logits
+
+VERSION = "0.1.0"  # of this code, in every checkpoint; as in pyproject.toml
+
+# --- what differs between the two stages ------------------------------------------------------------------------------
+
+
+def fine_forward(net: nn.Module, batch: Batch) -> Tensor:
+    """Logits (B,C,L) of stage 1 at the labelled frames."""
+    return resize_logits(net(batch["clip"]), batch["labels"].shape[2], align_corners=True)
+
+
+def coarse_forward(net: nn.Module, batch: Batch) -> Tensor:
+    """Logits (B,C,L) of stage 3 at the labelled frames; without fusion, from the clip alone."""
+    fine = (batch.get("fine_features"), batch.get("fine_mask"), batch.get("start"))
+    return resize_logits(net(batch["clip"], *fine), batch["labels"].shape[2], align_corners=False)
+
+
+def padded_alike(prepare: Prepare) -> Prepare:
+    """`prepare`, with the processes' shares of a batch padded to one length, as they would be in one process."""
+
+    def prepare_share(batch: Batch, device: torch.device) -> Batch:
+        if distributed.size() > 1:
+            batch = pad(batch, *distributed.highest(*time_lengths(batch)))
+        return prepare(batch, device)
+
+    return prepare_share
+
+
+# The logits are at the labelled frames already, where `align_corners` has no effect.
+CRITERION: Criterion = partial(detection_loss, align_corners=True)
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+class Evaluation:
+    """Evaluates a network of one stage on the test videos: metrics, both prediction files, Grid Pool's frames.
+
+    The files of a pass stand in `latest/` of the stage's folder until `keep` makes them the stage's own, or `drop`
+    removes them.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        annotations: Annotations,
+        loader: DataLoader,
+        forward: Forward,
+        device: torch.device,
+        *,
+        all_frames: bool,
+    ) -> None:
+        data = config.data
+        if data.ground_truth and not Path(data.ground_truth).is_file():
+            raise InputError(f"{data.ground_truth}: no such file; --data.ground_truth is the official CSV, or null")
+        tested = {v.id: (list(v.actions), v.duration) for v in annotations.subset("testing")}
+        self.evaluator = DetectionEvaluator(
+            num_classes=data.num_classes,
+            ground_truth=data.ground_truth or tested,
+            min_frames=data.min_frames,
+            all_frames=all_frames,
+        )
+        self.stride, self.loader, self.forward, self.device = data.stride, loader, forward, device
+        self.folder, self.latest = folder, folder / "latest"
+        self.locations: Tensor | None = None
+        self.grids: dict[str, list[float]] = {}
+
+    def __call__(self, net: nn.Module) -> dict[str, Any]:
+        """Metrics of a network, which itself stays as it is; none but in the main process."""
+        net = prepare_for_inference(net)
+        self.grids = {}
+        grid_pool = getattr(net, "grid_pool", None)
+        if grid_pool is not None:
+            grid_pool.register_forward_hook(self._remember_grid)
+        metrics = evaluate(
+            net,
+            forward=self.forward,
+            criterion=CRITERION,
+            loader=self.loader,
+            prepare=prepare,
+            evaluator=self,
+            device=self.device,
+        )
+        if metrics:
+            defined = metrics["mAP_official_defined"]
+            metrics["selection"] = -1.0 if defined is None else defined
+        return metrics
+
+    def _remember_grid(self, pool: nn.Module, args: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        self.locations = (output[1] * (args[0].shape[2] - 1)).cpu()
+
+    def add(self, batch: Batch, probabilities: Tensor) -> None:
+        """One batch of equally long videos, probabilities (B,C,L)."""
+        for i, video in enumerate(batch["videos"]):
+            self.evaluator.add(
+                video,
+                probabilities[i].T.float().cpu().numpy(),
+                batch["labels"][i].T.cpu().numpy(),
+                num_frames=int(batch["num_frames"][i]),
+            )
+            if self.locations is not None:
+                self.grids[video] = [round(1 + self.stride * t, 2) for t in self.locations[i].tolist()]
+
+    def gather(self) -> None:
+        """The other processes' videos, into the main one, in an order that does not depend on their number."""
+        for videos, grids in distributed.collect((self.evaluator.videos, self.grids)):
+            self.evaluator.videos.update(videos)
+            self.grids.update(grids)
+        self.grids = dict(sorted(self.grids.items()))
+        if not distributed.is_main():
+            self.evaluator.videos = {}
+
+    def finish(self) -> dict[str, Any]:
+        self.drop()
+        metrics = self.evaluator.finish(self.latest)
+        if self.grids:
+            write_json(self.latest / "predictions" / "grid.json", self.grids)
+        return metrics
+
+    def keep(self, metrics: Mapping[str, Any]) -> None:
+        """Make the latest results the stage's: `predictions/` and `metrics.json`."""
+        kept = self.folder / "predictions"
+        kept.mkdir(parents=True, exist_ok=True)
+        for file in (self.latest / "predictions").iterdir():
+            file.replace(kept / file.name)
+        self.drop()
+        write_json(self.folder / "metrics.json", metrics)
+
+    def forget(self) -> None:
+        """Remove an earlier run's results: until the first validation this one has none."""
+        shutil.rmtree(self.folder / "predictions", ignore_errors=True)
+        (self.folder / "metrics.json").unlink(missing_ok=True)
+
+    def drop(self) -> None:
+        """Remove the files of the latest pass."""
+        shutil.rmtree(self.latest, ignore_errors=True)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all; undefined numbers are null, never NaN."""
+    temporary = path.with_suffix(".tmp")
+    try:
+        temporary.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n")
+        temporary.replace(path)
+    except OSError as error:  # a full disk does not name the file
+        raise OSError(f"{path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class ClipScores:
+    """mAP of the training clips since it was last asked, at the frames of rule "released" within each clip."""
+
+    def __init__(self) -> None:
+        self.scores: list[np.ndarray] = []
+        self.labels: list[np.ndarray] = []
+
+    def add(self, batch: Batch, probabilities: Tensor) -> None:
+        lengths = batch["mask"].sum(1).int().tolist()
+        for i, length in enumerate(lengths):
+            chosen = torch.from_numpy(released_frames(length)).to(probabilities.device)
+            self.scores.append(probabilities[i, :, chosen].T.float().cpu().numpy())
+            self.labels.append(batch["labels"][i, :, chosen].T.cpu().numpy() > 0)
+
+    def compute(self) -> float | None:
+        """The mAP over all processes, in the main one; undefined (None) without clips."""
+        shares = distributed.collect((self.scores, self.labels))
+        self.scores, self.labels = [], []
+        scores, labels = ([clip for share in shares for clip in share[part]] for part in (0, 1))
+        return frame_ap(scores, labels)[1] if scores else None
+
+
+# --- a stage ----------------------------------------------------------------------------------------------------------
+
+
+def run_stage(
+    command: Command,
+    name: str,
+    *,
+    build: Callable[[Config], nn.Module],
+    forward: Forward,
+    needs_features: bool,
+    fusion_lr_factor: float = 1.0,
+) -> None:
+    """Train a stage, or with --eval_only evaluate it."""
+    device, config = start(command), command.config
+    stage: Stage = getattr(config, name)
+    folder = writable(config.run_dir / name, "--run.dir")
+    annotations = read_annotations(config)
+    tested = find(config, annotations.subset("testing"), "Test videos")
+    store = open_features(config) if needs_features else None
+    evaluation = Evaluation(
+        config,
+        folder,
+        annotations,
+        video_loader(config, tested, device, store),
+        forward,
+        device,
+        all_frames=name == "fine",
+    )
+    net = build(config).to(device)
+    if command.eval_only:
+        load_weights(net, weights_to_evaluate(command, stage, name), complete=True)
+        metrics = evaluation(net)
+        if distributed.is_main():
+            metrics.pop("selection")
+            evaluation.keep(metrics)
+            print_metrics(folder, metrics)
+        return
+
+    if config.run.compile:
+        net.compile()
+    optimizer = make_optimizer(net, stage, fusion_lr_factor=fusion_lr_factor)
+    trainer = Trainer(
+        model=net,
+        forward=forward,
+        criterion=CRITERION,
+        optimizer=optimizer,
+        scheduler=make_scheduler(optimizer, stage),
+        loader=train_loader(config, stage, annotations, device, store),
+        prepare=padded_alike(Preparer()),
+        validate=evaluation,
+        keep=evaluation.keep,
+        scores=ClipScores(),
+        stage=stage,
+        folder=folder,
+        identity=identity(name, config),
+        device=device,
+        precision=config.run.precision,
+    )
+    if config.run.resume == "auto" and (trainer.last.is_file() or previous(trainer.last).is_file()):
+        trainer.resume()
+        if trainer.finished and not trainer.position.validation_due:
+            print(f"{trainer.last}: finished after {trainer.position.step} steps; --run.resume never starts again")
+            return
+        print(f"{trainer.last}: continuing at epoch {trainer.position.epoch}, step {trainer.position.step}")
+    else:
+        initialise(net, stage, name)
+        if distributed.is_main():
+            for earlier in (trainer.best, trainer.best.with_suffix(".safetensors"), previous(trainer.last)):
+                earlier.unlink(missing_ok=True)
+            evaluation.forget()
+        if distributed.rank():  # the first process draws as a single one would, the others otherwise
+            torch.manual_seed(config.run.seed + distributed.rank())
+    if distributed.is_main():
+        save_yaml(config, folder / "config.yaml")
+    print(
+        f"{name}: {trainer.loader.batch_sampler.batches_per_epoch} steps an epoch, at most {stage.epochs} epochs, "
+        f"validation after every {stage.round_epochs}; {sum(p.numel() for p in net.parameters()):,} parameters"
+    )
+    trainer.run()
+    if distributed.is_main():
+        evaluation.drop()
+        print_metrics(folder, json.loads((folder / "metrics.json").read_text()))
+
+
+def identity(name: str, config: Config) -> dict[str, Any]:
+    """What a checkpoint says of the run that wrote it."""
+    values = config.to_dict()
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return {"stage": name, "config": values, "config_sha256": digest, "version": VERSION}
+
+
+def print_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
+    """Both rules by name, and what they were computed on."""
+    def percent(key: str) -> str:
+        return "undefined" if metrics.get(key) is None else f"{100 * metrics[key]:.2f}"
+
+    print(f"{folder / 'metrics.json'}:")
+    print(f"  mAP, rule official  {percent('mAP_official')}   (wAP {percent('wAP_official')})")
+    if metrics["classes_without_positives"]:
+        print(
+            f"    {len(metrics['classes_without_positives'])} classes have no positives; "
+            f"mean over the others {percent('mAP_official_defined')}"
+        )
+    print(f"  mAP, rule released  {percent('mAP_released')}")
+    if "mAP_frames" in metrics:
+        print(f"  mAP, all frames     {percent('mAP_frames')}")

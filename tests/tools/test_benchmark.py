@@ -1,0 +1,194 @@
+"""The benchmark: each row runs, its unit is right, and the tables say what was measured."""
+
+import json
+from string import Formatter
+
+import numpy as np
+import pytest
+import torch
+
+from datasets.frames import count_frames, frame_path, get_decoder, read_frames
+from datasets.transforms import augmented_view, normalise, render
+from eval.average_precision import average_precision
+from models import cpu
+from tools import benchmark, benchmark_data, benchmark_networks, benchmark_table
+from tools.benchmark_timing import Setting, matrix_rate, median_seconds
+
+QUICK = Setting(torch.device("cpu"), quick=True)
+
+
+@pytest.fixture(autouse=True)
+def _same_threads_afterwards():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+# --- the measuring ----------------------------------------------------------------------------------------------------
+
+
+def test_works_take_turns_after_a_warm_up():
+    calls = []
+    seconds = median_seconds(QUICK, lambda: calls.append("a"), lambda: calls.append("b"), least=2, most=2)
+    assert calls == ["a", "b"] * 3
+    assert len(seconds) == 2
+    assert max(seconds) < 0.1
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Networks of the smallest kind on few pixels; what `plain` does to the process is undone."""
+    monkeypatch.setattr(benchmark_networks, "VARIANT", "tiny")
+    monkeypatch.setattr(benchmark_networks, "SIZE", 64)
+    monkeypatch.setattr(benchmark_networks, "matrix_rate", lambda setting: 1e9)
+    monkeypatch.setattr(cpu, "applies", cpu.applies)
+    monkeypatch.setattr(cpu, "layout", cpu.layout)
+
+
+@pytest.mark.parametrize(("row", "case"), benchmark_networks.cases(quick=True).items())
+def test_every_row_of_the_networks(row, case, tiny):
+    if case.compiled:
+        pytest.skip("compiling takes minutes on a CPU")
+    result = benchmark_networks.measure(case, QUICK)
+    clip_share = case.batch * case.frames / 64
+    passes = 3 if "train" in row else 1
+    per_clip = 19.0 if "fine" in row else 12.7
+    assert result["floor_seconds"] == pytest.approx(2 * per_clip * passes * clip_share)  # of 1e9 operations a second
+    assert result["times_floor"] == pytest.approx(result["seconds"] / result["floor_seconds"])
+    assert result["gigabytes"] > 0.05
+
+
+def test_the_units_multiply_adds():
+    counted = benchmark_networks.count()
+    assert counted["fine"] == pytest.approx(benchmark_networks.MULTIPLY_ADDS["fine"], rel=1e-3)
+    assert 0.5 * benchmark_networks.MULTIPLY_ADDS["coarse"] < counted["coarse"]
+    assert counted["coarse"] < benchmark_networks.MULTIPLY_ADDS["coarse"]
+
+
+def test_plain_networks_run_without_our_routes(tiny):
+    clip = torch.rand(1, 2, 8, 8, 3).permute(0, 4, 1, 2, 3)
+    assert not cpu.layout(clip).is_contiguous()
+    benchmark_networks.measure(benchmark_networks.cases(quick=True)["fine_eval_plain"], QUICK)
+    assert not cpu.applies(clip)
+    assert cpu.layout(clip).is_contiguous()
+
+
+def test_matrix_rate():
+    assert 1e9 < matrix_rate(QUICK) < 1e14
+
+
+# --- what stands beside ours is equal ---------------------------------------------------------------------------------
+
+
+def test_the_pil_path_gives_our_clip():
+    with benchmark_data.jpeg_videos(1, 3) as root:
+        assert count_frames(root, "v0") == 3
+        size = np.mean([path.stat().st_size for path in root.rglob("*.jpg")])
+        view = augmented_view(np.random.default_rng(0), 320, 240, 224)._replace(flip=True)
+        ours = normalise(render(read_frames(root, "v0", [1, 2, 3], get_decoder()), view, 224)[None])
+        beside = benchmark_data.pil_clip([frame_path(root, "v0", k) for k in (1, 2, 3)], view)
+    assert 8e3 < size < 14e3  # as Charades': 76 GB in 7.1 million frames
+    assert ours.shape == beside.shape
+    assert (ours - beside).abs().max() < 2.01 / 255 / 0.125  # decoders may differ by a grey level or two
+
+
+def test_argsort_gives_our_average_precision():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, 20, (300, 5)).astype(np.float32), rng.random((300, 5)) < 0.2
+    np.testing.assert_allclose(benchmark_data.ap_by_argsort(scores, labels), average_precision(scores, labels))
+
+
+# --- the tables -------------------------------------------------------------------------------------------------------
+
+
+def made_up(row, **values):
+    return {row: {"seconds": 1.0, "times_floor": 4.0, "gigabytes": 2.0, "frames": 64, "batch": 1, **values}}
+
+
+def test_lines_speak_of_rows_that_exist():
+    lines = [*benchmark_table.LINES, *benchmark_table.CUDA_LINES]
+    fields = {name for line in lines for text in (line.ours, line.beside) for _, name, *_ in Formatter().parse(text)}
+    rows = {name.partition("[")[0] for name in fields if name} | {limit.row for line in lines for limit in line.limits}
+    assert rows <= set(benchmark.row_names(quick=False))
+    assert "fine_train_plain" in rows
+
+
+def test_limits():
+    (line,) = benchmark_table.comparison(made_up("fine_train", times_floor=9.0, gigabytes=4.7), judged=True)
+    assert line["met"] == "yes"
+    assert line["must hold"] == "<= 10x floor, <= 4.8 GB"
+    (line,) = benchmark_table.comparison(made_up("fine_train", times_floor=9.0, gigabytes=4.9), judged=True)
+    assert line["met"] == "no: <= 4.8 GB"
+    (line,) = benchmark_table.comparison(made_up("fine_train"), judged=False)
+    assert line["met"] == "not judged"
+    (line,) = benchmark_table.comparison({"fine_train": {"failed": "failed: out of memory"}}, judged=True)
+    assert (line["ours"], line["met"]) == ("failed: out of memory", "no")
+
+
+def test_what_was_measured_stands_beside():
+    results = made_up("fine_eval", times_floor=3.14) | made_up("fine_eval_plain", times_floor=17.0)
+    (line,) = benchmark_table.comparison(results, judged=True)
+    assert line["ours"].startswith("3.1x floor")
+    assert line["beside it here"].startswith("17.0x floor")
+    assert line["published code (figure from the design)"] == "22x floor"
+
+
+def test_growth_of_a_straight_line():
+    results = {}
+    for T in (16, 32, 64):
+        results |= made_up(f"fine_train_{T}", seconds=0.5 + 0.01 * T, gigabytes=1 + 0.05 * T)
+    (line,) = benchmark_table.growth(results, quick=False)
+    assert line["T"] == "16 32 64"
+    assert (line["ms a frame"], line["MB a frame"]) == ("10.0", "50.0")
+    assert line["last doubling"] == "time x1.39, memory x1.62"
+
+
+def test_loader_workers():
+    results = {"loader_worker": {"seconds": 0.05, "frames": 32}} | made_up("coarse_train", seconds=0.4, batch=2)
+    table = benchmark_table.loader_workers(results, (0.25, 8))
+    assert [(line["step"], line["workers"]) for line in table] == [
+        ("published log, 5 GPUs", "1"),  # 15 clips of 0.1 s in 1.6 s
+        ("Coarse, train step, here", "1"),
+        ("entered", "4"),  # 8 clips of 0.1 s in 0.25 s
+    ]
+
+
+def test_markdown_and_columns():
+    table = [{"a": "1", "long name": "x"}, {"a": "22", "long name": ""}]
+    assert benchmark_table.format_table(table, markdown=True).splitlines() == [
+        "| a | long name |", "| --- | --- |", "| 1 | x |", "| 22 |  |",
+    ]
+    assert benchmark_table.format_table(table, markdown=False).splitlines() == ["a   long name", "1   x", "22"]
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", ["average_precision", "feature_store"])
+def test_one_row(row, tmp_path, capsys):
+    assert benchmark.main(["--only", row, "--quick", "--json", str(tmp_path / "b.json"), "-gpu", "cpu"]) == 0
+    written = json.loads((tmp_path / "b.json").read_text())
+    assert written["quick"]
+    assert written["machine"]["torch"] == torch.__version__
+    assert set(written["rows"]) == {row}
+    assert min(written["rows"][row].values()) > 0
+    assert "Against the published code" in capsys.readouterr().out
+
+
+def test_rows_in_processes_of_their_own_and_failed_ones(capsys):
+    results = benchmark.measure_all(["average_precision", "no_such_row", "fine_train_bf16"], QUICK, threads=1)
+    assert results["average_precision"]["seconds"] > 0
+    assert results["no_such_row"]["failed"].startswith("failed: python -m tools.benchmark: error: --only no_such_row")
+    assert results["fine_train_bf16"]["failed"] == "not run: no CUDA device"
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [(["--only", "fine_trian"], "fine_train"), (["-gpu", "99"], "CUDA devices"), (["-gpu", "x"], "CUDA devices")],
+)
+def test_wrong_options_are_refused(argv, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        benchmark.main(argv)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,24 @@
+"""Stage 1: train the Fine stream, X3D, on densely sampled clips (Coarse-Fine Networks, section 4.1).
+
+    python train_fine.py -gpu 0 --data.frames DIR --data.annotations FILE
+"""
+
+from assemble import build_fine
+from configs.cli import Command, parse
+from launch import run_script
+from stage import fine_forward, run_stage
+
+
+def main(argv: list[str] | None = None) -> None:
+    command = parse(
+        argv, prog="train_fine.py", description="Stage 1: train or evaluate the Fine stream.", with_eval_only=True
+    )
+    run_script(__file__, command, argv, train)
+
+
+def train(command: Command) -> None:
+    run_stage(command, "fine", build=build_fine, forward=fine_forward, needs_features=False)
+
+
+if __name__ == "__main__":
+    main()
