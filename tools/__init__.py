@@ -1,0 +1,1 @@
+"""Programs beside the three stages; each runs as `python -m tools.NAME`."""

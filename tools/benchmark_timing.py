@@ -1,0 +1,97 @@
+"""How the benchmark measures: medians of seconds, peak memory, and the machine's own rate as the floor."""
+
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SIDE = 2048  # of the square matrices whose product gives the machine's rate
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a row is measured, and whether in a hurry."""
+
+    device: torch.device
+    quick: bool = False
+
+
+def median_seconds(
+    setting: Setting, *works: Callable[[], object], least: int = 3, most: int = 25, budget: float = 8.0
+) -> list[float]:
+    """Median seconds of each of the `works`, which take turns, after one call of each to warm up.
+
+    Rounds go on until they fill `budget` seconds, but there are at least `least` and at most `most` of them.
+    """
+    if setting.quick:
+        least, budget = min(least, 2), budget / 8
+    for work in works:
+        work()
+    rounds: list[list[float]] = []
+    begun = time.perf_counter()
+    while len(rounds) < least or (time.perf_counter() - begun < budget and len(rounds) < most):
+        rounds.append([_seconds(work, setting.device) for work in works])
+    return [statistics.median(seconds) for seconds in zip(*rounds, strict=True)]
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    _wait(device)
+    begun = time.perf_counter()
+    work()
+    _wait(device)
+    return time.perf_counter() - begun
+
+
+def _wait(device: torch.device) -> None:
+    """Until a GPU has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def matrix_rate(setting: Setting) -> float:
+    """Floating-point operations per second of a product of float32 matrices, the best this device does for us."""
+    a, out = torch.rand(SIDE, SIDE, device=setting.device), torch.empty(SIDE, SIDE, device=setting.device)
+    (seconds,) = median_seconds(setting, lambda: torch.mm(a, a, out=out), least=5, budget=1.0)
+    return 2 * SIDE**3 / seconds
+
+
+def reset_peak(device: torch.device) -> None:
+    """Forget earlier peaks where that is possible: on a GPU; a process on a CPU keeps its peak for life."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_gigabytes(device: torch.device) -> float:
+    """Peak memory in 1e9 bytes: tensors on a GPU; on a CPU the whole process, PyTorch's 0.5 GB of code included."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if platform.system() == "Darwin" else 1024) / 1e9  # Linux counts in KiB
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the figures depend on. `load` is of the last minute: beyond what this process takes, others were busy."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
