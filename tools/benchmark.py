@@ -1,7 +1,7 @@
 """Speed and memory of training, evaluation, loading and metrics, each beside the obvious way of doing it.
 
     python -m tools.benchmark                   every row, under 12 minutes on an idle machine of 2 cores
-    python -m tools.benchmark --quick           smaller rows, under 2 minutes; shows that all is well, decides nothing
+    python -m tools.benchmark --quick           fewer and smaller rows, under 2 minutes; shows that all is well, decides nothing
     python -m tools.benchmark --only fine_train one row, in this very process
 
 Networks are measured in "times the floor": seconds / (2 x multiply-adds / rate of a product of two 2048 x 2048 float32
@@ -79,10 +79,10 @@ def _in_a_process(row: str, setting: Setting, threads: int | None) -> Result:
 
 def report(results: dict[str, Result], setting: Setting, entered: tuple[float, int] | None, *, markdown: bool) -> str:
     """All tables that the results fill, as text."""
-    on_cpu, quick = setting.device.type == "cpu", setting.quick
+    judged = setting.device.type == "cpu" and not setting.quick
     tables = {
-        "Against the published code": table.comparison(results, judged=on_cpu and not quick),
-        "Against length": table.growth(results, quick=quick),
+        "Against the published code": table.comparison(results, judged=judged),
+        "Against length": table.growth(results),
         "bfloat16 and compilation": table.cuda_options(results),
         "Loader workers that keep up with a step": table.loader_workers(results, entered),
     }

@@ -157,10 +157,10 @@ def _verdict(limits: Sequence[Limit], results: Results) -> str:
 # --- against length ---------------------------------------------------------------------------------------------------
 
 
-def growth(results: Results, *, quick: bool) -> Table:
+def growth(results: Results) -> Table:
     """Seconds and memory of one clip at each length, and how they grow."""
     table = []
-    for row, lengths in series(quick=quick).items():
+    for row, lengths in series().items():
         measured = {T: results.get(length_row(row, T), {}) for T in lengths}
         measured = {T: r for T, r in measured.items() if "seconds" in r}
         if len(measured) > 1:

@@ -137,7 +137,7 @@ def test_growth_of_a_straight_line():
     results = {}
     for T in (16, 32, 64):
         results |= made_up(f"fine_train_{T}", seconds=0.5 + 0.01 * T, gigabytes=1 + 0.05 * T)
-    (line,) = benchmark_table.growth(results, quick=False)
+    (line,) = benchmark_table.growth(results)
     assert line["T"] == "16 32 64"
     assert (line["ms a frame"], line["MB a frame"]) == ("10.0", "50.0")
     assert line["last doubling"] == "time x1.39, memory x1.62"
