@@ -1,7 +1,7 @@
 """Speed and memory of training, evaluation, loading and metrics, each beside the obvious way of doing it.
 
     python -m tools.benchmark                   every row, under 12 minutes on an idle machine of 2 cores
-    python -m tools.benchmark --quick           fewer, smaller rows, under 2 minutes; shows that all is well, decides nothing
+    python -m tools.benchmark --quick           fewer, smaller rows, under 2 minutes; shows that all is well
     python -m tools.benchmark --only fine_train one row, in this very process
 
 Networks are measured in "times the floor": seconds / (2 x multiply-adds / rate of a product of two 2048 x 2048 float32
