@@ -194,9 +194,24 @@ class Eval:
 
     batch_size: int = 1
     """most videos evaluated together; they are always of equal length, so results do not depend on it"""
+    window: int | None = None
+    """clip frames of a video that a network sees at a time, also in extraction; null: whole videos, as published"""
+    overlap: int | None = None
+    """clip frames that one window has in common with the next, where they are blended; null: a quarter of a window"""
 
     def __post_init__(self) -> None:
-        _require_at_least(1, "eval", batch_size=self.batch_size)
+        _require_at_least(1, "eval", batch_size=self.batch_size, window=self.window)
+        _require_at_least(0, "eval", overlap=self.overlap)
+        if self.window is not None and self.overlap is not None:
+            below = f"below eval.window ({self.window})"
+            _require(self.overlap < self.window, "eval.overlap", below, self.overlap)
+
+    @property
+    def common_frames(self) -> int:
+        """Clip frames that neighbouring windows have in common; 0 for whole videos."""
+        if self.window is None:
+            return 0
+        return self.window // 4 if self.overlap is None else self.overlap
 
 
 @dataclass(kw_only=True)

@@ -68,6 +68,8 @@ def test_each_configuration_has_its_own_lists():
         (Coarse, "milestones", [0, 5]),
         (Coarse, "fusion_lr_factor", 0.0),
         (Eval, "batch_size", 0),
+        (Eval, "window", 0),
+        (Eval, "overlap", -1),
         (Run, "name", " "),
         (Run, "seed", -1),
         (Run, "threads", 0),
@@ -106,3 +108,11 @@ def test_diff_lists_exactly_the_changed_options():
     expected = {"data.stride": (10, 12), "fine.milestones": ([15, 20, 25], [1])}
     assert diff(old, new) == diff(old.to_dict(), new) == expected
     assert diff({"data": {}}, {"data": {"stride": 12}}) == {"data.stride": (None, 12)}
+
+
+def test_windows_overlap_by_a_quarter_unless_said_otherwise():
+    assert [Eval(window=64).common_frames, Eval(window=64, overlap=0).common_frames, Eval(overlap=9).common_frames] == [
+        16, 0, 0,
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"^eval\.overlap must be below eval\.window \(64\), not 64$"):
+        Eval(window=64, overlap=64)
