@@ -126,8 +126,15 @@ def barrier() -> None:
         dist.barrier()
 
 
+def own_statistics(model: nn.Module) -> list[str]:
+    """Names of the running statistics that each process keeps of its own share of the batches."""
+    norms = [name for name, module in model.named_modules() if not getattr(module, "synchronised", False)]
+    names = {f"{norm}.{statistic}" for norm in norms for statistic in STATISTICS}
+    return [name for name in model.state_dict() if name in names]
+
+
 def gathered_state(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state with the running statistics of all processes as groups.
+    """The model's state with the running statistics of all processes as groups, where each process has its own.
 
     A norm of G groups and C channels has G size() groups in it, group g of process r at r + size() g: the group of
     sample i of the global batch is i modulo their number, as in one process.
@@ -135,7 +142,7 @@ def gathered_state(model: nn.Module) -> dict[str, Tensor]:
     state = dict(model.state_dict())
     if size() == 1:
         return state
-    names = [name for name in state if name.endswith(STATISTICS)]
+    names = own_statistics(model)
     mine = torch.cat([state[name].flatten() for name in names])
     everyones = [torch.empty_like(mine) for _ in range(size())]
     dist.all_gather(everyones, mine)
@@ -153,8 +160,8 @@ def own_share(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor
     Other numbers are left as they are, for the norms to aggregate as they load.
     """
     share, target = dict(state), model.state_dict()
-    for name in state:
-        if name.endswith(STATISTICS) and name in target and state[name].numel() == size() * target[name].numel():
+    for name in own_statistics(model):
+        if name in state and state[name].numel() == size() * target[name].numel():
             channels = len(target[name.rpartition(".")[0] + ".weight"])
             share[name] = state[name].view(-1, size(), channels)[:, rank()].flatten()
     return share

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.autograd import Function
 from torch.nn import functional as F
 
 from models import cpu
@@ -39,6 +40,43 @@ def aggregate_statistics(means: Tensor, variances: Tensor) -> tuple[Tensor, Tens
     return means.mean(0), variances.mean(0) + means.var(0, unbiased=False)
 
 
+class SumOverProcesses(Function):
+    """The sum of all processes' tensors; each process's loss reaches what any of them has added."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return SumOverProcesses.forward(ctx, grad)
+
+
+def batch_norm_over_processes(
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """F.batch_norm in training, with the statistics of all processes' x (B,C,T,H,W); sums are in float64."""
+    channels, values = x.shape[1], x.double()
+    n = SumOverProcesses.apply(values.new_tensor(x.numel() // channels))
+    mean = SumOverProcesses.apply(values.sum((0, 2, 3, 4))) / n
+    centred = values - mean.view(-1, 1, 1, 1)
+    var = SumOverProcesses.apply(centred.square().sum((0, 2, 3, 4))) / n
+    with torch.no_grad():
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        running_var.lerp_((var * n / (n - 1)).to(running_var.dtype), momentum)
+    gain = weight * (var + eps).rsqrt()
+    return (centred * gain.view(-1, 1, 1, 1) + bias.view(-1, 1, 1, 1)).to(x.dtype)
+
+
 class SubBatchNorm3d(nn.Module):
     """Batch norm whose statistics are taken over `splits` groups: sample i belongs to group i mod splits.
 
@@ -46,11 +84,20 @@ class SubBatchNorm3d(nn.Module):
     into one, so `net.eval()` is all that is needed. With `splits=1` this is plain batch norm.
 
     Buffers: running_mean, running_var (splits*C,), group-major; the variance is the unbiased one.
+
+    Args:
+        synchronised: with several processes (torch.distributed) their shares of a batch are one group in training;
+            otherwise each process normalises its own.
     """
 
-    def __init__(self, channels: int, *, splits: int = 1, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(
+        self, channels: int, *, splits: int = 1, eps: float = 1e-5, momentum: float = 0.1, synchronised: bool = False
+    ) -> None:
         super().__init__()
+        if synchronised and splits > 1:
+            raise ValueError("a synchronised norm has one group")
         self.channels, self.splits, self.eps, self.momentum = channels, splits, eps, momentum
+        self.synchronised = synchronised
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(splits * channels))
@@ -80,6 +127,8 @@ class SubBatchNorm3d(nn.Module):
         if _recomputing.get():
             running = tuple(statistics.clone() for statistics in running)
         batch_norm = cpu.batch_norm if cpu.applies(x) else F.batch_norm
+        if self.synchronised and distributed.is_initialized() and distributed.get_world_size() > 1:
+            batch_norm = batch_norm_over_processes
         return batch_norm(x, *running, weight, bias, True, self.momentum, self.eps)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:

@@ -84,14 +84,18 @@ def grid_unpool(logits: Tensor, grid: Tensor) -> Tensor:
 
 
 class GridPool(nn.Module):
-    """Learned temporal downsampling by 4: (B,C,T,H,W) -> (B,C,N+1,H,W) and the grid (B,N+1)."""
+    """Learned temporal downsampling by 4: (B,C,T,H,W) -> (B,C,N+1,H,W) and the grid (B,N+1).
+
+    Its norms have one group whatever the number of groups or of processes, so that where a clip is sampled in
+    training does not depend on how its batch is shared out.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv1 = Conv3d(channels, channels, 3, 2, 1)
-        self.norm1 = SubBatchNorm3d(channels)
+        self.norm1 = SubBatchNorm3d(channels, synchronised=True)
         self.conv2 = Conv3d(channels, channels, 3, 2, 1)
-        self.norm2 = SubBatchNorm3d(channels)
+        self.norm2 = SubBatchNorm3d(channels, synchronised=True)
         self.conv3 = Conv3d(channels, 1, (1, 3, 3), (1, 2, 2), (0, 1, 1))
 
     def confidence(self, x: Tensor) -> Tensor:

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
-from models.norm import SubBatchNorm3d, aggregate_statistics
+from models.norm import SubBatchNorm3d, aggregate_statistics, batch_norm_over_processes
 from tests.models.drawing import coarse_inputs, coarse_net
 
 C = 3
@@ -161,3 +162,31 @@ def test_other_norms_have_all_groups():
         if name.endswith("running_mean"):
             groups = 1 if name.startswith("grid_pool") else 2
             assert len(value) == groups * len(state[name.replace("running_mean", "weight")]), name
+
+
+# --- over several processes -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def a_group():
+    """torch.distributed with this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_the_synchronised_norm_is_batch_norm(a_group):
+    """The formula and its gradient; that two processes equal one is shown in tests/faults/test_processes.py."""
+    results = []
+    for function in (F.batch_norm, batch_norm_over_processes):
+        theirs = drawn_norm()
+        x = batch(4).requires_grad_()
+        out = function(x, theirs.running_mean, theirs.running_var, theirs.weight, theirs.bias, True, 0.1, 1e-5)
+        (out**3).sum().backward()
+        results.append((out.detach(), x.grad, theirs.weight.grad, theirs.bias.grad, theirs.state_dict()))
+    torch.testing.assert_close(*results, atol=1e-9, rtol=1e-9)
+
+
+def test_a_synchronised_norm_has_one_group():
+    with pytest.raises(ValueError, match="one group"):
+        SubBatchNorm3d(3, splits=2, synchronised=True)
