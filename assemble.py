@@ -13,7 +13,7 @@ from configs.cli import Command
 from configs.schema import FROM_SCRATCH, KINETICS_WEIGHTS, Config, Stage
 from datasets import KINDS
 from datasets.annotations import Annotations, Video
-from datasets.batch import EpochBatches, equal_length_batches, make_loader
+from datasets.batch import EpochBatches, equal_length_batches, make_loader, window_batches
 from datasets.clips import MISSING_LIMIT, Found, TestVideos, TrainClips, VideoFrames, find_videos, video_length
 from datasets.features import FeatureStore, file_sha256
 from datasets.frames import get_decoder
@@ -168,10 +168,18 @@ def train_loader(
 def video_loader(
     config: Config, found: Found, device: torch.device, store: FeatureStore | None = None
 ) -> DataLoader:
-    """Whole videos in the test view, this process's share; those of one length may share a batch."""
-    videos = TestVideos(with_features(config, found, store), config.data.frames, **dataset_options(config, store))
+    """Videos in the test view, this process's share; those of one length, or one's windows, may share a batch."""
+    evaluation = config.eval
+    videos = TestVideos(
+        with_features(config, found, store),
+        config.data.frames,
+        window=evaluation.window,
+        overlap=evaluation.common_frames,
+        **dataset_options(config, store),
+    )
     lengths = [(video_length(n, config.data.stride), min(n, config.data.stride)) for _, n in videos.videos]
-    batches = equal_length_batches(lengths, config.eval.batch_size)[distributed.rank() :: distributed.size()]
+    share = equal_length_batches(lengths, evaluation.batch_size)[distributed.rank() :: distributed.size()]
+    batches = window_batches(share, videos.windows, evaluation.batch_size)
     return make_loader(videos, batches, **loader_options(config, device))
 
 

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ from configs.files import save_yaml
 from configs.schema import Config, Stage
 from datasets.annotations import Annotations
 from datasets.batch import Batch, Preparer, pad, prepare, time_lengths
+from datasets.joining import WholeVideos
+from datasets.windows import borders
 from engine import distributed
 from engine.checkpoint import previous
 from engine.evaluation import Criterion, Forward, Prepare, evaluate
@@ -106,12 +110,14 @@ class Evaluation:
         self.stride, self.loader, self.forward, self.device = data.stride, loader, forward, device
         self.folder, self.latest = folder, folder / "latest"
         self.locations: Tensor | None = None
-        self.grids: dict[str, list[float]] = {}
+        self.grids: dict[str, list[float]] = defaultdict(list)
+        self.whole_videos = WholeVideos(data.stride)
 
     def __call__(self, net: nn.Module) -> dict[str, Any]:
         """Metrics of a network, which itself stays as it is; none but in the main process."""
         net = prepare_for_inference(net)
-        self.grids = {}
+        self.grids = defaultdict(list)
+        self.whole_videos = WholeVideos(self.stride)
         grid_pool = getattr(net, "grid_pool", None)
         if grid_pool is not None:
             grid_pool.register_forward_hook(self._remember_grid)
@@ -123,6 +129,7 @@ class Evaluation:
             prepare=prepare,
             evaluator=self,
             device=self.device,
+            join=self.join,
         )
         if metrics:
             defined = metrics["mAP_official_defined"]
@@ -132,8 +139,21 @@ class Evaluation:
     def _remember_grid(self, pool: nn.Module, args: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
         self.locations = (output[1] * (args[0].shape[2] - 1)).cpu()
 
+    def join(self, batch: Batch, logits: Tensor) -> Iterable[tuple[Batch, Tensor]]:
+        """Whole videos from windows and their logits (B,C,L); keeps Grid Pool's frames on the way.
+
+        Of a window these are the ones nearer to its middle than to its neighbours', so that a video's frames ascend.
+        """
+        if self.locations is not None:
+            for video, part, locations in zip(batch["videos"], batch["parts"], self.locations.tolist(), strict=True):
+                start, _ = part.windows[part.number]
+                low, high = [-math.inf, *borders(part.windows), math.inf][part.number : part.number + 2]
+                times = [start + t for t in locations if low <= start + t + 0.5 < high]  # frame t is from t to t + 1
+                self.grids[video] += [round(1 + self.stride * t, 2) for t in times]
+        return self.whole_videos(batch, logits)
+
     def add(self, batch: Batch, probabilities: Tensor) -> None:
-        """One batch of equally long videos, probabilities (B,C,L)."""
+        """One batch of equally long whole videos, probabilities (B,C,L)."""
         for i, video in enumerate(batch["videos"]):
             self.evaluator.add(
                 video,
@@ -141,15 +161,13 @@ class Evaluation:
                 batch["labels"][i].T.cpu().numpy(),
                 num_frames=int(batch["num_frames"][i]),
             )
-            if self.locations is not None:
-                self.grids[video] = [round(1 + self.stride * t, 2) for t in self.locations[i].tolist()]
 
     def gather(self) -> None:
         """The other processes' videos, into the main one, in an order that does not depend on their number."""
         for videos, grids in distributed.collect((self.evaluator.videos, self.grids)):
             self.evaluator.videos.update(videos)
             self.grids.update(grids)
-        self.grids = dict(sorted(self.grids.items()))
+        self.grids = {video: self.grids[video] for video in sorted(self.grids.keys() & self.evaluator.videos.keys())}
         if not distributed.is_main():
             self.evaluator.videos = {}
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datasets.clips import MISSING_LIMIT, Sample, Skipped
 from datasets.transforms import normalise
+from datasets.windows import Part, Window
 from eval.errors import InputError
 
 PREFETCH_BATCHES = 2  # finished batches that each worker keeps ready
@@ -35,6 +36,7 @@ class Batch(TypedDict):
     fine_features: NotRequired[dict[str, Tensor]]  # {layer: (B,C_l,T',7,7)} as stored; float32 after `prepare`
     fine_mask: NotRequired[Tensor]  # (B,T') float32, 1 at valid feature frames
     start: NotRequired[Tensor]  # (B,) int64, the clip's first frame on the fine axis
+    parts: NotRequired[list[Part]]  # of test videos: the windows that the clips are
     skipped: NotRequired[list[Skipped]]  # only on the way from a worker to the loader
 
 
@@ -62,6 +64,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
         batch["fine_features"] = {layer: features for layer, (features, _) in padded.items()}
         batch["fine_mask"] = _mask(lengths, int(lengths.max()))
         batch["start"] = torch.tensor([sample["start"] for sample in samples])
+    if "part" in samples[0]:
+        batch["parts"] = [sample["part"] for sample in samples]
     if skipped:
         batch["skipped"] = skipped
     return batch
@@ -218,6 +222,26 @@ def equal_length_batches(lengths: Sequence[object], batch_size: int) -> list[lis
     return [[(0, i) for i in group[b : b + batch_size]] for group in groups for b in range(0, len(group), batch_size)]
 
 
+def window_batches(
+    batches: Iterable[Sequence[tuple[int, int]]], windows: Sequence[Sequence[Window]], batch_size: int
+) -> list[list[tuple[int, ...]]]:
+    """Batches of videos of equal length, with keys (epoch, index), as batches of windows.
+
+    A batch of videos that fit one window each stays as it is. Of longer ones, a video's windows follow each other in
+    batches of their own, at most `batch_size` together: only one such video is under way at a time.
+    """
+    made: list[list[tuple[int, ...]]] = []
+    for batch in batches:
+        count = len(windows[batch[0][1]])
+        if count == 1:
+            made.append(list(batch))
+            continue
+        for epoch, index in batch:
+            keys = [(epoch, index, number) for number in range(count)]
+            made += [keys[first : first + batch_size] for first in range(0, count, batch_size)]
+    return made
+
+
 class Loader(DataLoader):
     """A DataLoader that reports a user's mistake found in a worker as it was raised there: in one line.
 
@@ -266,7 +290,7 @@ def outlive_a_stop(worker: int = 0) -> None:
 
 def make_loader(
     dataset: Dataset,
-    batches: EpochBatches | Sequence[Sequence[tuple[int, int]]],
+    batches: EpochBatches | Sequence[Sequence[tuple[int, ...]]],
     *,
     workers: int = 4,
     pin_memory: bool = False,

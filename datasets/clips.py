@@ -19,6 +19,7 @@ from datasets.annotations import Video
 from datasets.features import FeatureStore
 from datasets.frames import Decoder, count_all_frames, get_decoder, read_frames
 from datasets.transforms import augmented_view, centred_view, render
+from datasets.windows import Part, split
 from eval.errors import InputError
 
 FIRST_FRAMES = 10  # a video too short to choose from still starts at one of its first ten frames
@@ -43,6 +44,7 @@ class Sample(TypedDict):
     duration: float  # seconds
     fine_features: NotRequired[dict[str, Tensor]]  # {layer: (C,T',7,7)}
     start: NotRequired[int]  # the clip's first frame on the axis of fine_features
+    part: NotRequired[Part]  # of a test video: the window that the clip is
     skipped: NotRequired[list[Skipped]]  # videos that could not be read, in whose place this one is
 
 
@@ -269,27 +271,42 @@ class TrainClips(_VideoDataset):
 
 
 class TestVideos(_VideoDataset):
-    """Whole videos in the test view; the same item in every epoch.
+    """Videos in the test view, whole or in windows; the same items in every epoch.
 
-    Labels are cut to stride * (n // stride) columns; a video below one stride keeps all its n.
+    Item (epoch, index, number) is a window of the index-th video, (epoch, index) its first: the whole video where it
+    fits one. Labels are cut to stride * (n // stride) columns; a video below one stride keeps all its n.
     """
 
     __test__ = False  # pytest: not a test
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        _, index = key
+    def __init__(
+        self,
+        videos: Sequence[VideoFrames],
+        frames: str | Path,
+        *,
+        window: int | None = None,
+        overlap: int = 0,
+        **options: object,
+    ) -> None:
+        """`window`, `overlap`: clip frames, see `datasets.windows.split`; None: whole videos. All else as above."""
+        super().__init__(videos, frames, **options)
+        self.windows = [split(video_length(n, self.stride), window, overlap) for _, n in self.videos]
+
+    def __getitem__(self, key: tuple[int, int] | tuple[int, int, int]) -> Sample:
+        _, index, *number = key
         try:
-            return self._whole(index)
+            return self._window(index, Part(*number or (0,), self.windows[index]))
         except InputError as error:
             if not self.skip_unreadable:
                 raise
             return Sample(skipped=[Skipped(self.videos[index].video.id, str(error))])
 
-    def _whole(self, index: int) -> Sample:
+    def _window(self, index: int, part: Part) -> Sample:
         video, n = self.videos[index]
-        numbers = video_frames(n, self.stride)
+        start, stop = part.windows[part.number]
+        numbers = video_frames(n, self.stride)[start:stop]
         images = read_frames(self.frames, video.id, numbers, self.decode)
         height, width = images[0].shape[1:]
         clip = render(images, centred_view(width, height), self.size)
-        labels = frame_labels(video, n, self.num_classes, stop=min(n, len(numbers) * self.stride))
-        return self._sample(index, clip, labels, 0)
+        labels = frame_labels(video, n, self.num_classes, start * self.stride, min(n, stop * self.stride))
+        return self._sample(index, clip, labels, start) | {"part": part}

@@ -10,7 +10,7 @@ A video that fits one window is not touched: its values are those of that window
 whole videos only; its temporal means and normalisations (squeeze-and-excitation, Grid Pool) then see a window instead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -23,6 +23,13 @@ class Window(NamedTuple):
 
     start: int
     stop: int
+
+
+class Part(NamedTuple):
+    """Which of a video's windows: windows[number], all of them in clip frames."""
+
+    number: int
+    windows: list[Window]
 
 
 def split(length: int, window: int | None, overlap: int) -> list[Window]:
@@ -108,3 +115,28 @@ class Blend:
         share = (weights[:common] / total).to(values.dtype).view(-1, *[1] * (values.dim() - 2))
         self.weights = torch.cat([total, weights[common:]])
         return torch.cat([self.held.lerp(values[:, :common], share), values[:, common:]], 1)
+
+
+class Joins:
+    """Blends the windows of videos as they come, each video's in order, by name of what is said of them.
+
+    A window that does not follow on from the one before, because that could not be read, ends its video: nothing more
+    comes of it.
+    """
+
+    def __init__(self, factors: Mapping[str, int] | None = None) -> None:
+        """`factors`: by name, how much finer than clip frames an axis is; 1 where not given."""
+        self.factors = factors or {}
+        self.open: dict[str, dict[str, Blend]] = {}
+
+    def add(self, video: str, part: Part, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A window's {name: (C,t,...)} -> what is final now (see `Blend.add`); {} of a video that has ended."""
+        if part.number == 0:
+            self.open[video] = {name: Blend(scale(part.windows, self.factors.get(name, 1))) for name in values}
+        blends = self.open.pop(video, {})
+        if any(blend.added != part.number for blend in blends.values()):
+            return {}
+        final = {name: blend.add(values[name]) for name, blend in blends.items()}
+        if part.number + 1 < len(part.windows):
+            self.open[video] = blends
+        return final

@@ -16,6 +16,7 @@ Batch = Mapping[str, Any]
 Forward = Callable[[nn.Module, Batch], Tensor]
 Criterion = Callable[..., dict[str, Tensor]]
 Prepare = Callable[[Batch, torch.device], Batch]
+Join = Callable[[Batch, Tensor], Iterable[tuple[Batch, Tensor]]]
 
 
 class Evaluator(Protocol):
@@ -29,6 +30,11 @@ class Evaluator(Protocol):
     def finish(self) -> dict[str, Any]: ...
 
 
+def as_they_are(batch: Batch, logits: Tensor) -> list[tuple[Batch, Tensor]]:
+    """The `join` of batches that hold whole videos."""
+    return [(batch, logits)]
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -39,8 +45,11 @@ def evaluate(
     prepare: Prepare,
     evaluator: Evaluator,
     device: torch.device,
+    join: Join = as_they_are,
 ) -> dict[str, Any]:
     """Metrics of one pass over `loader`; the losses are means over the videos.
+
+    Where the loader's batches are of parts of videos, `join` makes whole ones of these and their logits.
 
     With several processes each has its share of the videos, and the main one alone the metrics. They are those of
     one process to the last bit: the losses' sums are exact, hence in any order the same.
@@ -59,12 +68,12 @@ def evaluate(
         if batch is None:
             continue
         batch = prepare(batch, device)
-        logits = forward(model, batch)
-        for video in range(len(logits)):
-            one = slice(video, video + 1)
-            for name, value in criterion(logits[one], batch["labels"][one], batch["mask"][one]).items():
-                losses[name].append(value.item())
-        evaluator.add(batch, torch.sigmoid(logits))
+        for whole, logits in join(batch, forward(model, batch)):
+            for video in range(len(logits)):
+                one = slice(video, video + 1)
+                for name, value in criterion(logits[one], whole["labels"][one], whole["mask"][one]).items():
+                    losses[name].append(value.item())
+            evaluator.add(whole, torch.sigmoid(logits))
     next(batches, None)  # the bar's last word
     evaluator.gather()
     shares = distributed.gather(dict(losses))
