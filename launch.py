@@ -15,7 +15,7 @@ from configs.files import ConfigError
 from engine import distributed
 from engine.checkpoint import CheckpointError as RunError
 from engine.loop import NonFiniteLossError
-from engine.signals import Stopped
+from engine.signals import Stopped, left_at_once
 from eval.errors import InputError
 from models import CheckpointError
 
@@ -32,7 +32,8 @@ def run_script(script: str, command: Command, argv: Sequence[str] | None, work: 
     prog = Path(script).name
     try:
         if distributed.started_by_torchrun():
-            work_together(command, work)
+            with left_at_once():
+                work_together(command, work)
         elif (processes := processes_wanted(command)) > 1:
             argv = sys.argv[1:] if argv is None else argv
             status, line = distributed.launch(script, [str(arg) for arg in argv], processes)
@@ -40,7 +41,8 @@ def run_script(script: str, command: Command, argv: Sequence[str] | None, work: 
                 print(f"{prog}: error: {line}", file=sys.stderr)
             raise SystemExit(status)
         else:
-            work(command)
+            with left_at_once():
+                work(command)
     except USER_ERRORS as error:
         named = isinstance(error, OSError) and error.filename and error.strerror
         text = f"{error.filename}: {error.strerror}" if named else str(error)

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -11,7 +11,7 @@ SAME_REQUEST_SECONDS = 1.0  # Ctrl-C reaches a launcher and its processes, which
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
-    """The run has been asked to stop and its state is saved; `status` is the exit status, 128 + signal."""
+    """The work was asked to stop, and what it has done is saved; `status` is the exit status, 128 + signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}; the same command continues")
@@ -45,14 +45,33 @@ def requested() -> int:
 
 @contextmanager
 def stop_requests() -> Iterator[None]:
-    """Listen for signals within the context; outside it they do what they do by default."""
+    """Listen for signals within the context; outside it they do what they did before."""
     global _request
     _request = StopRequest()
-    before = {number: signal.signal(number, _request.handle) for number in SIGNALS}
+    try:
+        with _handled_by(_request.handle):
+            yield
+    finally:
+        _request = StopRequest()
+
+
+@contextmanager
+def left_at_once() -> Iterator[None]:
+    """Within the context a signal raises `Stopped` there and then: for work whose every file is written whole."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    with _handled_by(leave):
+        yield
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield
     finally:
-        _request = StopRequest()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -7,7 +7,7 @@ import pytest
 
 from datasets.batch import outlive_a_stop
 from engine import signals
-from engine.signals import Stopped, deferred, requested, stop_requests
+from engine.signals import Stopped, deferred, left_at_once, requested, stop_requests
 
 
 @pytest.fixture
@@ -103,6 +103,15 @@ def test_what_fails_meanwhile_is_said_first(complaining):
     with pytest.raises(OSError, match="disk"):
         raise_within([], OSError("disk"))
     assert signal.getsignal(signal.SIGCHLD) is complaining
+
+
+@pytest.mark.parametrize("number", signals.SIGNALS)
+def test_left_at_once(number):
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped) as stopped, left_at_once():
+        signal.raise_signal(number)
+    assert stopped.value.status == 128 + number
+    assert signal.getsignal(number) is before
 
 
 def test_nothing_to_defer():

@@ -58,6 +58,16 @@ def test_killed_before_the_first_step(start, finish, tiny_run, tmp_path):
     assert_same_result(tmp_path, tiny_run)
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_extraction_stops_at_once_and_continues(stopped, finish, tiny_run, tmp_path, name):
+    options = "--features.checkpoint", tiny_run / "fine" / "checkpoints" / "best.pt"
+    fault = {"signal": name, "at": "extraction", "number": 5}
+    line = stopped(128 + signal.Signals[name], "extract_fineFEAT", *options, fault=fault)
+    assert line == f"extract_fineFEAT.py: stopped by {name}; the same command continues"
+    assert len(list((tmp_path / "features").iterdir())) == 5  # four videos and the manifest: nothing half written
+    assert "4 videos complete, 7 to extract" in finish("extract_fineFEAT", *options)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_whole_group(start, number):
     """As Ctrl-C and `scancel` send it: the loader's workers live on until the main process has saved."""
