@@ -24,7 +24,7 @@ from eval.errors import InputError
 from eval.submission import FRAMES_PER_VIDEO, read_predictions, write_predictions
 
 __all__ = ["Localization", "Truth", "frame_labels", "localize", "main", "read_ground_truth", "read_predictions",
-           "write_predictions"]  # fmt: skip
+           "rows", "write_predictions"]  # fmt: skip
 
 
 class Truth(NamedTuple):
@@ -57,11 +57,11 @@ def read_ground_truth(path: str | Path, num_classes: int | None = None) -> dict[
     truth: dict[str, Truth] = {}
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            missing = {"id", "actions", "length"} - set(rows.fieldnames or ())
+            lines = csv.DictReader(file)
+            missing = {"id", "actions", "length"} - set(lines.fieldnames or ())
             if missing:
                 raise InputError(f"{path}: no column {', '.join(sorted(missing))}; is it an official Charades CSV?")
-            for row in rows:
+            for row in lines:
                 video = row["id"]
                 if video in truth:
                     raise InputError(f"{path}: video {video} occurs twice")
@@ -111,16 +111,22 @@ def frame_labels(actions: Iterable[tuple[int, float, float]], length: float, num
     return labels
 
 
+def rows(
+    predictions: Mapping[str, np.ndarray], truth: Mapping[str, tuple[list, float]], num_classes: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Scores and labels, (25,C) for each video of `truth`, as the rule ranks them."""
+    if not truth:
+        raise InputError("the ground truth names no video")
+    absent = np.full((FRAMES_PER_VIDEO, num_classes), -np.inf)
+    scores = [predictions.get(video, absent) for video in truth]
+    return scores, [frame_labels(actions, length, num_classes) for actions, length in truth.values()]
+
+
 def localize(
     predictions: Mapping[str, np.ndarray], truth: Mapping[str, tuple[list, float]], num_classes: int
 ) -> Localization:
     """Score {video id: (25, C)} against {video id: (actions, length)}; the order of `truth` decides between ties."""
-    absent = np.full((FRAMES_PER_VIDEO, num_classes), -np.inf)
-    scores = [predictions.get(video, absent) for video in truth]
-    labels = [frame_labels(actions, length, num_classes) for actions, length in truth.values()]
-    if not truth:
-        raise InputError("the ground truth names no video")
-
+    scores, labels = rows(predictions, truth, num_classes)
     ap = average_precision(scores, labels)
     positives = np.sum([video_labels.sum(0) for video_labels in labels], axis=0)
     defined = positives > 0
@@ -131,7 +137,7 @@ def localize(
         wAP=float(ap @ positives / positives.sum()) if complete else None,
         mAP_defined=float(ap[defined].mean()) if defined.any() else None,
         classes_without_positives=np.flatnonzero(~defined).tolist(),
-        missing_frames=sum(int(np.isneginf(rows).all(axis=1).sum()) for rows in scores),
+        missing_frames=sum(int(np.isneginf(frames).all(axis=1).sum()) for frames in scores),
         unknown_videos=[video for video in predictions if video not in truth],
     )
 

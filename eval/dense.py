@@ -1,0 +1,93 @@
+"""Dense per-frame average precision, rule "dense": how results on MultiTHUMOS are given.
+
+All steps of all videos are ranked together, each step once, so a long video weighs more than a short one; one AP a
+class, and the plain mean over classes, in which a class without positives counts as 0. A step is positive for a class
+iff an action of it has start < time of the step < end, both strict (as the labels that the networks learn). Source:
+the average precision meter (torchnet's APMeter) of the published super-event and TGM code, which this paper's
+MultiTHUMOS results are compared with; its order between equal scores is not fixed, here it is that of the rows.
+`mAP_frames` of a stage's metrics is this rule over every frame of the videos of at least `data.min_frames`.
+
+Predictions are kept as an .npz file: for each video `<id>`, scores (F,C), and as an option `<id>/seconds`, times (F,)
+of the steps; without it step k of F is at k/F of the video's length.
+"""
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from eval.errors import InputError
+from eval.per_frame import frame_ap
+
+SECONDS = "/seconds"
+
+
+class Steps(NamedTuple):
+    """Predictions of one video: scores (F,C), and the times (F,) of its steps in seconds unless evenly spread."""
+
+    scores: np.ndarray
+    seconds: np.ndarray | None = None
+
+
+def step_labels(actions: list[tuple[int, float, float]], times: np.ndarray, num_classes: int) -> np.ndarray:
+    """Labels (F,C) bool at `times` (F,); neither end of an action belongs to it."""
+    labels = np.zeros((len(times), num_classes), bool)
+    for name, start, end in actions:
+        labels[:, name] |= (start < times) & (times < end)
+    return labels
+
+
+def rows(
+    predictions: Mapping[str, Steps], truth: Mapping[str, tuple[list, float]], num_classes: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Scores and labels (F,C) for each video of `truth`; every one must have predictions, others are ignored."""
+    missing = [video for video in truth if video not in predictions]
+    if missing or not truth:
+        named = f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
+        raise InputError(f"{len(missing)} of {len(truth)} videos of the ground truth have no predictions: {named}")
+    scores, labels = [], []
+    for video, (actions, length) in truth.items():
+        steps, seconds = predictions[video]
+        scores.append(steps)
+        times = np.arange(len(steps)) * length / len(steps) if seconds is None else seconds
+        labels.append(step_labels(actions, times, num_classes))
+    return scores, labels
+
+
+def dense(
+    predictions: Mapping[str, Steps], truth: Mapping[str, tuple[list, float]], num_classes: int
+) -> tuple[np.ndarray, float]:
+    """AP (C,), NaN for a class without positives, and their mean, as fractions."""
+    return frame_ap(*rows(predictions, truth, num_classes))
+
+
+def read_steps(path: str | Path) -> dict[str, Steps]:
+    """{video id: Steps} of an .npz file; raises InputError for anything but arrays as the module's docstring says."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise InputError(f"{path}: not an .npz file of arrays ({error})") from None
+    predictions = {
+        name: Steps(array, arrays.get(name + SECONDS)) for name, array in arrays.items() if not name.endswith(SECONDS)
+    }
+    if not predictions:
+        raise InputError(f"{path}: no predictions; it holds an array (steps, classes) for each video")
+    num_classes = next(iter(predictions.values())).scores.shape[-1:]
+    for video, steps in predictions.items():
+        _check(f"{path}: video {video}", steps, num_classes)
+    return predictions
+
+
+def _check(place: str, steps: Steps, num_classes: tuple[int, ...]) -> None:
+    scores, seconds = steps
+    if scores.ndim != 2 or scores.dtype.kind not in "fiu" or not scores.size:
+        raise InputError(f"{place}: an array of {scores.dtype} {scores.shape}, not scores (steps, classes)")
+    if scores.shape[1:] != num_classes:
+        raise InputError(f"{place}: {scores.shape[1]} scores a step where the first video has {num_classes[0]}")
+    if np.isnan(scores).any():
+        raise InputError(f"{place}: a score is NaN")
+    if seconds is not None and (seconds.shape != scores.shape[:1] or not np.isfinite(seconds).all()):
+        raise InputError(f"{place}: its {SECONDS[1:]} are not {len(scores)} finite times")

@@ -1,0 +1,60 @@
+"""Video-level average precision (`Charades_v1_classify`), rule "video level": which activities occur, whenever it is.
+
+A video's score of a class is the maximum of its frames' scores, its label is 1 iff an action of the class is
+annotated, whatever its times. AP per class over all videos of the ground truth; mAP is the plain mean over classes,
+undefined where one has no positives. A video without a prediction scores -inf, and so does one without any action, as
+in the Python form of the rule by the dataset's authors (`charades_map`, github.com/gsig/charades-algorithms,
+pytorch/utils/map.py); ties rank in the ground truth's order. A submission to the official script holds one line
+`id score score ...` a video; here the scores come from the predictions of frames, such as `official.txt`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from eval.average_precision import average_precision
+from eval.errors import InputError
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Result of the rule, as fractions; None stands for undefined."""
+
+    AP: np.ndarray  # (C,) float64, NaN for a class without positives
+    mAP: float | None  # noqa: N815 (the field's names)
+    mAP_defined: float | None  # noqa: N815  mean over the classes that have positives
+    classes_without_positives: list[int]
+
+
+def rows(
+    predictions: Mapping[str, np.ndarray], truth: Mapping[str, tuple[list, float]], num_classes: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Scores and labels, (1,C) for each video of `truth`, as the rule ranks them.
+
+    predictions: {video id: (F,C)}, F >= 1. truth: {video id: (actions [(class, start, end)], seconds)}.
+    """
+    if not truth:
+        raise InputError("the ground truth names no video")
+    absent = np.full((1, num_classes), -np.inf)
+    scores, labels = [], []
+    for video, (actions, _) in truth.items():
+        scores.append(predictions.get(video, absent).max(axis=0, keepdims=True) if actions else absent)
+        labels.append(np.zeros((1, num_classes), bool))
+        labels[-1][0, [name for name, _, _ in actions]] = True
+    return scores, labels
+
+
+def classify(
+    predictions: Mapping[str, np.ndarray], truth: Mapping[str, tuple[list, float]], num_classes: int
+) -> Classification:
+    """Score {video id: (F,C)} against {video id: (actions, length)}; the order of `truth` decides between ties."""
+    scores, labels = rows(predictions, truth, num_classes)
+    ap = average_precision(scores, labels)
+    defined = ~np.isnan(ap)
+    return Classification(
+        AP=ap,
+        mAP=float(ap.mean()) if defined.all() else None,
+        mAP_defined=float(ap[defined].mean()) if defined.any() else None,
+        classes_without_positives=np.flatnonzero(~defined).tolist(),
+    )
