@@ -6,12 +6,14 @@ Videos that are complete in the store are skipped, so an interrupted extraction 
 """
 
 import torch
+from torch import Tensor
 
 from assemble import build_fine, find, input_size, load_weights, read_annotations, video_loader, writable
 from configs.cli import Command, parse
-from datasets.batch import prepare
+from datasets.batch import Batch, prepare
 from datasets.clips import Found, video_length
 from datasets.features import FeatureWriter, file_sha256
+from datasets.windows import Joins
 from engine import distributed
 from engine.log import progress
 from eval.errors import InputError
@@ -28,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
 
 @torch.no_grad()
 def extract(command: Command) -> None:
-    """Features of all videos, training and test, in the test view and in one pass a video."""
+    """Features of all videos, training and test, in the test view: in one pass a video, or by `eval.window`."""
     device, config = start(command), command.config
     checkpoint, stride = config.features_checkpoint, config.data.stride
     if not checkpoint.is_file():
@@ -44,20 +46,30 @@ def extract(command: Command) -> None:
         stride=stride,
         size=input_size(config),
         dtype=config.features.dtype,
+        window=config.eval.window,
+        overlap=config.eval.common_frames,
     ) as writer:
         share = found.videos[distributed.rank() :: distributed.size()]
         checked = progress(share, len(share), "Looking for features that are there already")
         left = [entry for entry in checked if not writer.is_complete(entry.video.id, video_length(entry.n, stride))]
         left = [entry for part in distributed.gather(left) for entry in part]
         print(f"{config.features_dir}: {len(found.videos) - len(left)} videos complete, {len(left)} to extract")
-        loader = video_loader(config, Found(left, [], []), device)
+        loader, joins = video_loader(config, Found(left, [], []), device), Joins()
         for batch in progress(loader, len(loader), "Extracting"):
             batch = prepare(batch, device)
-            features = net.features(batch["clip"])
-            for i, video in enumerate(batch["videos"]):
-                writer.write(video, {level: f[i] for level, f in features.items()})
+            store(writer, joins, batch, net.features(batch["clip"]))
     skipped = sum(distributed.gather(len(loader.skipped)))
     print(f"{config.features_dir}: features of {len(found.videos) - skipped} videos")
+
+
+def store(writer: FeatureWriter, joins: Joins, batch: Batch, features: dict[str, Tensor]) -> None:
+    """Store the features {level: (B,C,T,7,7)} of whole videos; of windows, what no later window changes."""
+    for i, (video, part) in enumerate(zip(batch["videos"], batch["parts"], strict=True)):
+        own = {level: f[i] for level, f in features.items()}
+        if len(part.windows) == 1:
+            writer.write(video, own)
+        elif final := joins.add(video, part, own):
+            writer.append(video, final, frames=part.windows[-1].stop)
 
 
 if __name__ == "__main__":

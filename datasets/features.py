@@ -6,6 +6,8 @@ contiguous piece of the file; and `manifest.json`, which says of what network, s
     {"checkpoint": path, "checkpoint_sha256": ..., "stride": 10, "crop": 224, "dtype": "float16",
      "layers": {"layer1": 24, ...}, "videos": {id: {"frames": T, "sha256": of the video's file}}}
 
+and, of features extracted in windows, their "window" and "overlap" in frames.
+
 A file stands under its final name only when it is whole. A video counts as extracted only when the manifest has it.
 """
 
@@ -24,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from datasets.growing import GrowingFile, naming, temporary_path
 from eval.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -37,6 +40,7 @@ SETTINGS = {  # what two stores must agree on, and the option that sets it
     "crop": "--data.size",
     "dtype": "--features.dtype",
 }
+WINDOWS = {"window": "--eval.window", "overlap": "--eval.overlap"}  # as SETTINGS; absent where videos were taken whole
 
 
 def file_sha256(path: str | Path) -> str:
@@ -47,15 +51,14 @@ def file_sha256(path: str | Path) -> str:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file that is seen whole or not at all, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:  # a full disk does not name the file
-        raise OSError(f"{path}: {error.strerror or error}") from error
+        with naming(path):
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -81,13 +84,13 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
 
 def _refuse_disagreement(folder: Path, manifest: Mapping[str, Any], wanted: Mapping[str, Any], remedy: str) -> None:
     for setting, value in wanted.items():
-        stored = manifest[setting]
+        stored = manifest.get(setting)
         if stored != value:
             source = f" ({manifest['checkpoint']})" if setting == "checkpoint_sha256" else ""
-            stored, value = (str(shown)[:SHOWN] for shown in (stored, value))
+            stored, value = ("null" if shown is None else str(shown)[:SHOWN] for shown in (stored, value))
             raise InputError(
                 f"{folder / MANIFEST}: features were extracted with {setting} {stored}{source}, "
-                f"but {SETTINGS[setting]} gives {value}; {remedy}"
+                f"but {(SETTINGS | WINDOWS)[setting]} gives {value}; {remedy}"
             )
 
 
@@ -107,15 +110,20 @@ class FeatureWriter:
         stride: int,
         size: int,
         dtype: str = "float16",
+        window: int | None = None,
+        overlap: int = 0,
     ):
         self.folder = Path(folder)
         self.dtype = DTYPES[dtype]
         settings = {"checkpoint_sha256": checkpoint_sha256, "stride": stride, "crop": size, "dtype": dtype}
+        windows = {} if window is None else {"window": window, "overlap": overlap}
         manifest = _read_manifest(self.folder)
         if manifest is None or not manifest["videos"]:
-            manifest = {"checkpoint": str(checkpoint), **settings, "layers": {}, "videos": {}}
-        _refuse_disagreement(self.folder, manifest, settings, f"delete {self.folder} or choose another --features.dir")
+            manifest = {"checkpoint": str(checkpoint), **settings, **windows, "layers": {}, "videos": {}}
+        wanted = settings | dict.fromkeys(WINDOWS) | windows
+        _refuse_disagreement(self.folder, manifest, wanted, f"delete {self.folder} or choose another --features.dir")
         self._manifest = manifest
+        self._growing: dict[str, GrowingFile] = {}
         self._saved_at = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -123,6 +131,8 @@ class FeatureWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for file in self._growing.values():
+            file.drop()
         self.flush()
 
     def is_complete(self, video: str, frames: int) -> bool:
@@ -139,18 +149,43 @@ class FeatureWriter:
 
     def write(self, video: str, features: Mapping[str, Tensor]) -> None:
         """Store a video's features {layer: (C,T,7,7) or (1,C,T,7,7)}, any device and floating type."""
+        stored = self._all_stored(video, features)
+        (frames,) = {len(x) for x in stored.values()}
+        data = save(stored)
+        write_atomically(_features_path(self.folder, video), data)
+        self._enter(video, frames, hashlib.sha256(data).hexdigest())
+
+    def append(self, video: str, features: Mapping[str, Tensor], *, frames: int) -> None:
+        """Store the next frames of a video, from the first to the last of `frames`; the file is as `write` makes it.
+
+        Of what is not continued to the end, nothing stays.
+        """
+        stored = self._all_stored(video, features)
+        if video not in self._growing:
+            shapes = {layer: (frames, *x.shape[1:]) for layer, x in stored.items()}
+            self._growing[video] = GrowingFile(_features_path(self.folder, video), shapes, self.dtype)
+        file = self._growing[video]
+        file.append(stored)
+        if file.complete:
+            file.finish()
+            del self._growing[video]
+            self._enter(video, frames, file_sha256(file.path))
+
+    def _enter(self, video: str, frames: int, sha256: str) -> None:
+        """The video in the manifest, which is saved every few seconds."""
+        self._manifest["videos"][video] = {"frames": frames, "sha256": sha256}
+        if time.monotonic() - self._saved_at > FLUSH_SECONDS:
+            self.flush()
+
+    def _all_stored(self, video: str, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As they are stored: {layer: (T,C,7,7)}, of the widths that the store has."""
         stored = {layer: self._stored(video, layer, x) for layer, x in features.items()}
-        (frames,) = {x.shape[0] for x in stored.values()}
         widths = {layer: x.shape[1] for layer, x in stored.items()}
         known = self._manifest["layers"] or widths
         if widths != known:
             raise InputError(f"{self.folder}: holds layers {known}, video {video} has {widths}; delete the folder")
         self._manifest["layers"] = widths
-        data = save(stored)
-        write_atomically(_features_path(self.folder, video), data)
-        self._manifest["videos"][video] = {"frames": frames, "sha256": hashlib.sha256(data).hexdigest()}
-        if time.monotonic() - self._saved_at > FLUSH_SECONDS:
-            self.flush()
+        return stored
 
     def _stored(self, video: str, layer: str, x: Tensor) -> Tensor:
         x = x.reshape(x.shape[-4:]).transpose(0, 1).contiguous().to("cpu", self.dtype)  # (T,C,7,7)

@@ -47,6 +47,51 @@ def test_files_are_time_major_and_half_the_size(tmp_path):
     assert torch.equal(FeatureStore(tmp_path / "float32").read("AAA", 0, 50)["layer1"], x["layer1"])
 
 
+def test_a_video_piece_by_piece_is_the_same_file(tmp_path):
+    for dtype in ("float16", "float32"):
+        x = features(9)
+        with FeatureWriter(tmp_path / dtype, **SETTINGS, dtype=dtype) as writer:
+            writer.write("AAA", x)
+            for start, stop in ((0, 4), (4, 5), (5, 9)):
+                writer.append("BBB", {layer: f[:, start:stop] for layer, f in x.items()}, frames=9)
+            assert writer.is_complete("BBB", 9)
+        whole, pieces = (tmp_path / dtype / f"{video}.safetensors" for video in ("AAA", "BBB"))
+        assert pieces.read_bytes() == whole.read_bytes()
+
+
+def test_a_video_that_is_not_continued_leaves_nothing(tmp_path):
+    with FeatureWriter(tmp_path, **SETTINGS) as writer:
+        writer.append("AAA", features(4), frames=9)
+        writer.write("BBB", features(4))
+        assert not writer.is_complete("AAA", 9)
+    assert {path.name for path in tmp_path.iterdir()} == {"BBB.safetensors", "manifest.json"}
+    assert FeatureStore(tmp_path).missing(["AAA"]) == ["AAA"]
+    with FeatureWriter(tmp_path, **SETTINGS) as writer:
+        writer.append("AAA", features(4), frames=9)
+        with pytest.raises(ValueError, match="does not continue"):
+            writer.append("AAA", features(6), frames=9)
+
+
+def test_windows_are_settings_of_a_store(tmp_path):
+    """Whole videos and windows never share a store; that stage 3 reads it does not depend on them."""
+    with FeatureWriter(tmp_path / "whole", **SETTINGS) as writer:
+        writer.write("AAA", features(9))
+    with pytest.raises(InputError, match=r"with window null, but --eval\.window gives 64; delete .*whole"):
+        FeatureWriter(tmp_path / "whole", **SETTINGS, window=64, overlap=16)
+    with FeatureWriter(tmp_path / "windows", **SETTINGS, window=64, overlap=16) as writer:
+        writer.write("AAA", features(9))
+    manifest = json.loads((tmp_path / "windows" / "manifest.json").read_text())
+    assert (manifest["window"], manifest["overlap"]) == (64, 16)
+    assert FeatureWriter(tmp_path / "windows", **SETTINGS, window=64, overlap=16).is_complete("AAA", 9)
+    for changed, line in (
+        ({"window": 64, "overlap": 8}, "overlap 16, but --eval.overlap gives 8"),
+        ({}, "window 64, but --eval.window gives null"),
+    ):
+        with pytest.raises(InputError, match=line):
+            FeatureWriter(tmp_path / "windows", **SETTINGS, **changed)
+    FeatureStore(tmp_path / "windows").check(stride=10, size=224)
+
+
 def test_manifest(tmp_path):
     with FeatureWriter(tmp_path, **SETTINGS) as writer:
         writer.write("AAA", features(9))

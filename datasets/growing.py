@@ -1,0 +1,81 @@
+"""A safetensors file that grows along time, for tensors that are never in memory whole.
+
+The format (github.com/huggingface/safetensors, "Format"): the header's length in 8 bytes, a JSON header padded to a
+multiple of 8, then the tensors one after another. All lengths are known from the start, so that each piece goes to its
+place at once; the finished file has the bytes that `safetensors.torch.save` gives.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+DTYPE_NAMES = {torch.float16: "F16", torch.float32: "F32"}
+
+
+def temporary_path(path: Path) -> Path:
+    """Where a file is written before it gets its name; another for each process."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Adds the file to errors of the system: a full disk does not name it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{path}: {error.strerror or error}") from error
+
+
+class GrowingFile:
+    """Tensors {name: (T,...)} of one dtype, T the same in all, written from the first frame to the last."""
+
+    def __init__(self, path: Path, shapes: Mapping[str, Sequence[int]], dtype: torch.dtype) -> None:
+        self.path, self.temporary = path, temporary_path(path)
+        self.shapes, self.dtype = {name: tuple(shapes[name]) for name in sorted(shapes)}, dtype
+        self.total, self.frames = next(iter(self.shapes.values()))[0], 0
+        header, end = {}, 0
+        for name, shape in self.shapes.items():
+            begin, end = end, end + math.prod(shape) * dtype.itemsize
+            header[name] = {"dtype": DTYPE_NAMES[dtype], "shape": shape, "data_offsets": [begin, end]}
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        self.places = {name: 8 + len(text) + entry["data_offsets"][0] for name, entry in header.items()}
+        with naming(path):
+            self.file = self.temporary.open("wb")
+            self.file.write(len(text).to_bytes(8, "little") + text)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all frames have been written."""
+        return self.frames == self.total
+
+    def append(self, tensors: Mapping[str, Tensor]) -> None:
+        """The next frames {name: (t,...)}, contiguous on the CPU."""
+        (t,) = {len(x) for x in tensors.values()}
+        with naming(self.path):
+            for name, shape in self.shapes.items():
+                x = tensors[name]
+                if x.shape[1:] != shape[1:] or x.dtype != self.dtype or self.frames + t > self.total:
+                    raise ValueError(f"{self.path}: {name} {tuple(x.shape)} {x.dtype} does not continue {shape}")
+                self.file.seek(self.places[name] + self.frames * math.prod(shape[1:]) * self.dtype.itemsize)
+                self.file.write(x.numpy().data)
+        self.frames += t
+
+    def finish(self) -> None:
+        """Give the complete file its name."""
+        with naming(self.path):
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+            self.temporary.replace(self.path)
+
+    def drop(self) -> None:
+        """Remove what has been written."""
+        self.file.close()
+        self.temporary.unlink(missing_ok=True)
