@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -74,11 +75,27 @@ class RunLog:
         self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def __enter__(self) -> Self:
+        self._excepthook = threading.excepthook
+        threading.excepthook = self._show_unless_raised_again
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.tensorboard is not None:
-            self.tensorboard.close()
+        try:
+            if self.tensorboard is not None:
+                self.tensorboard.close()
+        except OSError as error:
+            raise self._unwritable("tensorboard", error) from error
+        finally:
+            threading.excepthook = self._excepthook
+
+    def _show_unless_raised_again(self, failure: threading.ExceptHookArgs) -> None:
+        """What TensorBoard's thread cannot write, the main thread hears of when it writes next."""
+        if not issubclass(failure.exc_type, OSError):
+            self._excepthook(failure)
+
+    def _unwritable(self, name: str, error: OSError) -> OSError:
+        """The error with a file to it, which a full disk and TensorBoard's thread leave out."""
+        return OSError(f"{self.path.with_name(name)}: {error.strerror or error}")
 
     def write(self, event: str, *, epoch: float, step: int, values: Mapping[str, Any]) -> None:
         """Append one line, and its numbers to TensorBoard as `event/name`."""
@@ -88,15 +105,15 @@ class RunLog:
         try:
             with self.path.open("a") as file:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
-        except OSError as error:  # a full disk does not name the file
-            raise OSError(f"{self.path}: {error.strerror or error}") from error
+        except OSError as error:
+            raise self._unwritable(self.path.name, error) from error
         try:
             for name, value in values.items():
                 if isinstance(value, int | float):
                     self.tensorboard.add_scalar(f"{event}/{name}", value, step)
             self.tensorboard.flush()
         except OSError as error:
-            raise OSError(f"{self.path.with_name('tensorboard')}: {error.strerror or error}") from error
+            raise self._unwritable("tensorboard", error) from error
 
     def _rewind(self, step: int) -> None:
         if not self.path.is_file():
@@ -108,7 +125,7 @@ class RunLog:
             temporary.write_text("".join(kept))
             temporary.replace(self.path)
         except OSError as error:
-            raise OSError(f"{self.path}: {error.strerror or error}") from error
+            raise self._unwritable(self.path.name, error) from error
         finally:
             temporary.unlink(missing_ok=True)
 

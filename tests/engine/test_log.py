@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import shutil
+import threading
 from contextlib import contextmanager, redirect_stdout, suppress
 
 import pytest
@@ -104,3 +106,34 @@ def test_signs_of_life_elsewhere(monkeypatch, capsys):
 
 def test_percent():
     assert (percent(0.251), percent(None)) == ("25.10%", "undefined")
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """The failures of threads that would be shown to the user."""
+    shown = []
+    monkeypatch.setattr(threading, "excepthook", shown.append)
+    return shown
+
+
+def write_into_a_removed_folder(folder):
+    with RunLog(folder) as log:
+        shutil.rmtree(folder)
+        for step in range(2):
+            log.tensorboard.add_scalar("x", 1.0, step)
+            log.tensorboard.flush()
+
+
+def test_the_folder_is_removed(tmp_path, shown):
+    """TensorBoard's thread notices it and does not say so, since the run will."""
+    with pytest.raises(OSError, match=f"{tmp_path}.*: No such file"):
+        write_into_a_removed_folder(tmp_path / "run")
+    assert shown == []
+
+
+def test_what_else_a_thread_fails_at_is_shown(tmp_path, shown):
+    with RunLog(tmp_path):
+        thread = threading.Thread(target=lambda: 1 / 0)
+        thread.start()
+        thread.join()
+    assert [failure.exc_type for failure in shown] == [ZeroDivisionError]

@@ -136,7 +136,8 @@ def test_what_was_measured_stands_beside():
 def test_growth_of_a_straight_line():
     results = {}
     for T in (16, 32, 64):
-        results |= made_up(benchmark_networks.length_row("fine_train", T), seconds=0.5 + 0.01 * T, gigabytes=1 + 0.05 * T)
+        row = benchmark_networks.length_row("fine_train", T)
+        results |= made_up(row, seconds=0.5 + 0.01 * T, gigabytes=1 + 0.05 * T)
     (line,) = benchmark_table.growth(results)
     assert line["T"] == "16 32 64"
     assert (line["ms a frame"], line["MB a frame"]) == ("10.0", "50.0")
