@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from datasets import clips
-from datasets.batch import EpochBatches, Preparer, collate, equal_length_batches, make_loader, prepare
+from datasets.batch import (
+    EpochBatches,
+    Preparer,
+    collate,
+    equal_length_batches,
+    make_loader,
+    prepare,
+    window_batches,
+)
 from datasets.clips import TrainClips, VideoFrames
 from datasets.features import FeatureStore, FeatureWriter
 from datasets.transforms import normalise
@@ -166,6 +174,20 @@ def test_impossible_batches():
 def test_batches_of_equal_length():
     batches = equal_length_batches([5, 3, 5, 5, 3], 2)
     assert batches == [[(0, 1), (0, 4)], [(0, 0), (0, 2)], [(0, 3)]]
+
+
+def test_batches_of_windows():
+    """A long video's windows follow each other by themselves; short videos stay together."""
+    windows = [[(0, 4), (3, 7), (5, 9)], [(0, 3)], [(0, 3)], [(0, 4), (3, 7), (5, 9)]]
+    videos = equal_length_batches([9, 3, 3, 9], 2)
+    assert window_batches(videos, windows, 2) == [
+        [(0, 1), (0, 2)],
+        [(0, 0, 0), (0, 0, 1)],
+        [(0, 0, 2)],
+        [(0, 3, 0), (0, 3, 1)],
+        [(0, 3, 2)],
+    ]
+    assert window_batches(videos, [[(0, 9)]] * 4, 2) == videos
 
 
 # --- loader -----------------------------------------------------------------------------------------------------------

@@ -300,3 +300,33 @@ def test_published_clips_and_labels(golden, published):
         labels = batch["labels"][0].numpy().astype(np.uint8)
         assert labels.shape == tuple(expected[f"{video.id}/labelshape"])
         np.testing.assert_array_equal(np.packbits(labels, axis=1), expected[f"{video.id}/label"])
+
+
+# --- long videos in windows -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["first", "centred"])
+def test_windows_are_pieces_of_the_whole(write_video, tmp_path, make_store, mode):
+    """Clip, labels and place on the fine axis; a video that fits is the very same."""
+    lengths = {"AAA": 97, "BBB": 39, "CCC": 7}
+    videos = [VideoFrames(write_video(name, n, actions=[(2, 0.4, 2.9)]), n) for name, n in lengths.items()]
+    store = make_store({"AAA": 9, "BBB": 3, "CCC": 1})
+    options = {**OPTIONS, "store": store, "fine_frames": 5, "fine_window": mode}
+    whole = clips.TestVideos(videos, tmp_path / "frames", **options)
+    data = clips.TestVideos(videos, tmp_path / "frames", window=4, overlap=1, **options)
+    assert len(data) == 3, "videos, whatever their windows"
+    assert data.windows == [[(0, 4), (3, 7), (5, 9)], [(0, 3)], [(0, 1)]]
+    video = whole[0, 0]
+    for number, (start, stop) in enumerate(data.windows[0]):
+        sample = data[0, 0, number]
+        assert torch.equal(sample["clip"], video["clip"][:, start:stop])
+        assert torch.equal(sample["labels"], video["labels"][:, 10 * start : 10 * stop])
+        assert sample["part"] == (number, data.windows[0])
+        first = 0 if mode == "first" else min(max(start + 2 - 2, 0), 9 - 5)
+        assert sample["fine_features"]["layer1"][0, :, 0, 0].tolist() == list(range(first, first + 5))
+        assert sample["start"] == start - first
+    for index in (1, 2):
+        for key, value in whole[0, index].items():
+            same = torch.equal if isinstance(value, torch.Tensor) else lambda a, b: repr(a) == repr(b)
+            assert same(data[0, index, 0][key], value)
+            assert same(data[0, index][key], value)
