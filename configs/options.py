@@ -1,5 +1,6 @@
 """The schema's options as jsonargparse sees them: names, types, help, and the check of one value."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import MISSING, Field, fields
 from difflib import SequenceMatcher
@@ -60,10 +61,12 @@ def typed_value(parser: jsonargparse.ArgumentParser, setting: Setting) -> Any:
     try:
         if value is None and not optional:  # which parse_object would let pass
             raise jsonargparse.ArgumentError(None, "null")
-        return parser.parse_object({option: value}, defaults=False)[option]
+        typed = parser.parse_object({option: value}, defaults=False)[option]
     except (jsonargparse.ArgumentError, RecursionError) as error:
         shown = "null" if value is None else repr(value)
         raise ConfigError(f"{setting.origin}{option} must be {_describe(kind)}, not {shown}") from error
+    # No shell has seen what stands in a YAML file, or after an equals sign.
+    return os.path.expanduser(typed) if isinstance(typed, str) and typed.startswith("~/") else typed
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

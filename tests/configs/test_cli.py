@@ -156,6 +156,13 @@ def test_empty_files_and_sections_change_nothing(yaml_file, text):
     assert load(yaml_file(text)) == Config()
 
 
+def test_the_home_folder(yaml_file, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert load(yaml_file("data: {frames: ~/rgb}")).data.frames == "/home/ada/rgb"
+    assert run("--fine.init=~/x.pt").config.fine.init == "/home/ada/x.pt"
+    assert run("--run.dir=~other").config.run.dir == "~other"
+
+
 def test_none_and_null_in_yaml(yaml_file):
     assert load(yaml_file("data: {size: None, ground_truth: ~}\nfine: {init: none}")).data.size is None
 
