@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from configs.cli import Command
 from configs.schema import FROM_SCRATCH, KINETICS_WEIGHTS, Config, Stage
 from datasets import KINDS
-from datasets.annotations import Annotations, Video
+from datasets.annotations import Annotations, Video, read_class_names
 from datasets.batch import EpochBatches, equal_length_batches, make_loader, window_batches
 from datasets.clips import MISSING_LIMIT, Found, TestVideos, TrainClips, VideoFrames, find_videos, video_length
 from datasets.features import FeatureStore, file_sha256
@@ -50,7 +50,17 @@ def read_annotations(config: Config) -> Annotations:
     data = config.data
     annotations = KINDS[data.kind].load(data.annotations, data.num_classes)
     print(annotations.report())
+    class_names(config)  # a file of other classes is found now
     return annotations
+
+
+def class_names(config: Config) -> list[str]:
+    """A name for each class: of data.class_names, else those beside the annotations, else numbers."""
+    data = config.data
+    found = None if data.class_names else KINDS[data.kind].class_names(data.annotations)
+    if found and len(found) == data.num_classes:
+        return found
+    return read_class_names(data.class_names, data.num_classes)
 
 
 def find(config: Config, videos: list[Video], what: str, *, min_frames: int = 1) -> Found:
@@ -191,7 +201,14 @@ def build_fine(config: Config) -> FineNet:
 
 
 def build_coarse(config: Config) -> CoarseNet:
-    return CoarseNet(pool=config.model.pool, fusion=config.model.fusion, **_network_options(config))
+    model = config.model
+    return CoarseNet(
+        pool=model.pool,
+        fusion=model.fusion,
+        alignment=model.alignment,
+        gaussian_scale=model.gaussian_scale,
+        **_network_options(config),
+    )
 
 
 def _network_options(config: Config) -> dict[str, Any]:

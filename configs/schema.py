@@ -79,8 +79,12 @@ class Model:
     """size of X3D; tiny is for the demo and tests"""
     pool: Literal["grid", "avg", "max", "stride", "none"] = "grid"
     """temporal pooling of the Coarse stream; none is the paper's Fine-Fine"""
-    fusion: Literal["multistage", "per_stage", "none"] = "multistage"
-    """how fine features enter the Coarse stream: all levels into every stage, each into its own, or not at all"""
+    fusion: Literal["multistage", "per_stage", "lateral", "none"] = "multistage"
+    """how fine features enter the Coarse stream: all into every stage, each into its own, as SlowFast's, or not"""
+    alignment: Literal["gaussian", "uniform"] = "gaussian"
+    """how fine frames weigh for a coarse frame: by Gaussians around it, or all alike"""
+    gaussian_scale: float = 0.125
+    """sigma of the Gaussians, relative to the number of fine frames"""
     bn_splits: int = 1
     """groups of the batch that are normalised separately in training; the batch must be divisible by it"""
     dropout: float = 0.5
@@ -91,6 +95,7 @@ class Model:
     def __post_init__(self) -> None:
         _require_at_least(1, "model", bn_splits=self.bn_splits)
         _require(0 <= self.dropout < 1, "model.dropout", "from 0 to below 1", self.dropout)
+        _require(0 < self.gaussian_scale < math.inf, "model.gaussian_scale", "positive", self.gaussian_scale)
 
 
 @dataclass(kw_only=True)

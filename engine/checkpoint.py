@@ -23,10 +23,13 @@ from configs.schema import diff
 FORMAT = 1
 FIXED = {  # what the network is, and what it is shown: changed, it would be another network or another task
     "data.kind", "data.num_classes", "data.stride", "data.size",
-    "model.variant", "model.pool", "model.fusion", "model.bn_splits",
+    "model.variant", "model.pool", "model.fusion", "model.alignment", "model.gaussian_scale", "model.bn_splits",
 }  # fmt: skip
 OF_NO_EFFECT = {"run.name", "run.dir", "run.resume"}  # on a run that continues
-STAGE_3_ONLY = {"data.fine_frames", "data.fine_window", "model.pool", "model.fusion"}
+STAGE_3_ONLY = {
+    "data.fine_frames", "data.fine_window",
+    "model.pool", "model.fusion", "model.alignment", "model.gaussian_scale",
+}  # fmt: skip
 
 
 class CheckpointError(ValueError):

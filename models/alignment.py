@@ -1,6 +1,9 @@
 """Where the coarse frames lie on the Fine stream's time axis, and how much each fine frame matters to each.
 
-Coarse-Fine Networks, section 3.3 ("Multi-stage Fusion", temporal alignment by Gaussians).
+Coarse-Fine Networks, section 3.3 ("Multi-stage Fusion", temporal alignment by Gaussians), and what it is compared with.
+
+Weights are (B,T',J): how much each of T' fine frames counts for each of J coarse frames. Padded frames have weights
+too: whoever sums over t multiplies by the mask.
 """
 
 import torch
@@ -17,10 +20,21 @@ def gaussian_weights(centres: Tensor, fine_mask: Tensor, *, scale: float = 1 / 8
         fine_mask: (B,T'), 1 for frames of the video, 0 for padding.
 
     Returns:
-        (B,T',J) in [0,1]. Padded frames have weights too: whoever sums over t multiplies by the mask.
+        (B,T',J) in [0,1].
     """
     t = torch.arange(fine_mask.shape[1], dtype=centres.dtype, device=centres.device)
     sigma = fine_mask.to(centres.dtype).sum(1).view(-1, 1, 1) * scale
     distance = t.view(1, -1, 1) - centres.unsqueeze(1)                # (B,T',J)
     weights = torch.exp(-distance.square() / (2 * sigma.square() + 1e-16))
     return weights / (weights.amax(1, keepdim=True) + 1e-16)
+
+
+def uniform_weights(centres: Tensor, fine_mask: Tensor) -> Tensor:
+    """w(t,j) = 1: every coarse frame sees the whole video alike. Arguments and result as of `gaussian_weights`."""
+    return centres.new_ones(*fine_mask.shape, centres.shape[1])
+
+
+def window_weights(centres: Tensor, fine_mask: Tensor, *, reach: float) -> Tensor:
+    """w(t,j) = 1 where |t - mu_j| <= reach (in fine frames), else 0. Arguments and result as of `gaussian_weights`."""
+    t = torch.arange(fine_mask.shape[1], dtype=centres.dtype, device=centres.device)
+    return ((t.view(1, -1, 1) - centres.unsqueeze(1)).abs() <= reach).to(centres.dtype)

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.alignment import gaussian_weights
+from models.alignment import gaussian_weights, uniform_weights, window_weights
 from models.fusion import LOGIT_LEVEL, FeatureFusion, LogitFusion
+from models.lateral import REACH, LateralFusion
 from models.pooling import RATIO, GridPool, grid_unpool
 from models.x3d import Backbone, Head, initialise, named_variant
 
 POOLS = ("grid", "avg", "max", "stride", "none")
-FUSIONS = ("multistage", "per_stage", "none")
+FUSIONS = ("multistage", "per_stage", "lateral", "none")
+ALIGNMENTS = ("gaussian", "uniform")
 
 
 class CoarseNet(nn.Module):
@@ -26,7 +28,11 @@ class CoarseNet(nn.Module):
 
     Args:
         pool: "grid" (Grid Pool), "avg", "max", "stride", or "none" (the paper's Fine-Fine).
-        fusion: "multistage", "per_stage" (each level into its own stage only) or "none".
+        fusion: "multistage", "per_stage" (each level into its own stage only), "lateral" (in the manner of SlowFast,
+            see `models.lateral`) or "none".
+        alignment: how fine frames weigh for a coarse frame in "multistage" and "per_stage": by "gaussian", or all
+            alike ("uniform").
+        gaussian_scale: sigma of the Gaussians, relative to the number of fine frames.
     """
 
     def __init__(
@@ -36,20 +42,29 @@ class CoarseNet(nn.Module):
         variant: str = "M",
         pool: str = "grid",
         fusion: str = "multistage",
+        alignment: str = "gaussian",
+        gaussian_scale: float = 1 / 8,
         bn_splits: int = 1,
         dropout: float = 0.5,
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
-        if pool not in POOLS or fusion not in FUSIONS:
-            raise ValueError(f"pool is one of {POOLS} and fusion one of {FUSIONS}, not {pool!r} and {fusion!r}")
+        for name, value, choices in (
+            ("pool", pool, POOLS), ("fusion", fusion, FUSIONS), ("alignment", alignment, ALIGNMENTS)
+        ):  # fmt: skip
+            if value not in choices:
+                raise ValueError(f"{name} is one of {choices}, not {value!r}")
         self.variant, self.pool = named_variant(variant), pool
+        self.alignment, self.gaussian_scale = alignment, gaussian_scale
         self.backbone = Backbone(
             self.variant, bn_splits=bn_splits, checkpoint_activations=checkpoint_activations
         )
         self.grid_pool = GridPool(self.variant.out[0]) if pool == "grid" else None
         self.fusion = self.logit_fusion = None
-        if fusion != "none":
+        if fusion == "lateral":
+            self.alignment = "window"
+            self.fusion = LateralFusion(self.variant.out)
+        elif fusion != "none":
             self.fusion = FeatureFusion(self.variant.out, per_stage=fusion == "per_stage")
             self.logit_fusion = LogitFusion(self.variant.conv5, num_classes, dropout=dropout)
         self.head = Head(self.variant.conv5, self.variant.hidden, num_classes, dropout=dropout)
@@ -85,14 +100,25 @@ class CoarseNet(nn.Module):
                 x = stage(x)
             logits = self.head(F.relu(self.backbone.conv5(x)))
         else:
-            weights = gaussian_weights(frames + start.to(frames).unsqueeze(1), fine_mask)
+            weights = self._weights(frames + start.to(frames).unsqueeze(1), fine_mask)
             context = self.fusion(fine_features, fine_mask, weights)
             x = self.fusion.fuse(0, x, context)
             for depth, stage in enumerate(stages[1:], 1):
                 x = self.fusion.fuse(depth, stage(x), context)
             logits = self.head(F.relu(self.backbone.conv5(x)))
-            logits = self.logit_fusion.fuse(logits, fine_features[LOGIT_LEVEL], fine_mask, weights)
+            if self.logit_fusion is not None:
+                logits = self.logit_fusion.fuse(logits, fine_features[LOGIT_LEVEL], fine_mask, weights)
         return logits if grid is None else grid_unpool(logits, grid)
+
+    def _weights(self, centres: Tensor, fine_mask: Tensor) -> Tensor:
+        """Of each fine frame for each coarse one, (B,T',J), from the coarse frames' times (B,J) in fine frames."""
+        match self.alignment:
+            case "gaussian":
+                return gaussian_weights(centres, fine_mask, scale=self.gaussian_scale)
+            case "uniform":
+                return uniform_weights(centres, fine_mask)
+            case "window":
+                return window_weights(centres, fine_mask, reach=REACH)
 
     def _pool(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Pooled x (B,C,J,H,W), the time (B,J) of each of its frames in clip frames, and Grid Pool's grid."""

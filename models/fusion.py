@@ -100,13 +100,19 @@ def resize(grid: Tensor, size: Sequence[int]) -> Tensor:
     return pooled.permute(0, 2, 3, 1).unflatten(0, (B, J))
 
 
-def calibrate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def calibrate(x: Tensor, shift: Tensor, scale: Tensor | None = None) -> Tensor:
     """x * scale + shift for x (B,C,J,H,W) and shift, scale (B,J,h,w,C), H and W multiples of h and w."""
     H, W = x.shape[3:]
-    h, w = scale.shape[2:4]
+    h, w = shift.shape[2:4]
     cells = x.unflatten(4, (w, W // w)).unflatten(3, (h, H // h))                # (B,C,J,h,H/h,w,W/w)
-    shift, scale = (s.to(x.dtype).permute(0, 4, 1, 2, 3)[..., None, :, None] for s in (shift, scale))
-    return (cells * scale + shift).reshape(x.shape)
+    if scale is not None:
+        cells = cells * _of_cells(scale, x)
+    return (cells + _of_cells(shift, x)).reshape(x.shape)
+
+
+def _of_cells(grid: Tensor, x: Tensor) -> Tensor:
+    """(B,J,h,w,C) as (B,C,J,h,1,w,1) in the type of x."""
+    return grid.to(x.dtype).permute(0, 4, 1, 2, 3)[..., None, :, None]
 
 
 class FeatureFusion(nn.Module):

@@ -174,6 +174,8 @@ def save_official(net: nn.Module, path: str | os.PathLike) -> None:
     """Write a FineNet's or CoarseNet's weights in the published form, complete or not at all."""
     if not any(isinstance(module, SubBatchNorm3d) for module in net.modules()):
         raise ValueError("a network from prepare_for_inference has no norms left to save; save the one it was made of")
+    if any(official_name(name).startswith("fusion") for name in net.state_dict()):
+        raise ValueError("lateral connections have no published form; keep this network in a checkpoint of ours")
     state: dict[str, Tensor] = {}
     norms = {name: module for name, module in net.named_modules() if isinstance(module, SubBatchNorm3d)}
     for name, tensor in net.state_dict().items():
@@ -212,7 +214,7 @@ def _is_kinetics(source: Mapping[str, Tensor], net: nn.Module) -> bool:
     """Whether the file is the 400-class Kinetics one and the network is more, or for something else."""
     if not {"fc2.weight", "fc2.bias"} <= source.keys() or source["fc2.bias"].shape != (KINETICS_CLASSES,):
         return False
-    goes_further = any(official_name(name).startswith(tuple(OPTIONAL_PARTS)) for name in net.state_dict())
+    goes_further = any(official_name(name).startswith((*OPTIONAL_PARTS, "fusion")) for name in net.state_dict())
     has_further = any(key.startswith(tuple(OPTIONAL_PARTS)) for key in source)
     return net.head.classify.bias.shape != (KINETICS_CLASSES,) or (goes_further and not has_further)
 

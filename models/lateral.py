@@ -1,0 +1,78 @@
+"""Lateral connections: the Fine stream's features concatenated to the Coarse stream's, what fusion is compared with.
+
+Feichtenhofer et al., "SlowFast Networks for Video Recognition", ICCV 2019, section 3.4: after each stage the fast
+pathway's features, strided in time to the slow pathway's rate, are concatenated to the slow ones on channels.
+Coarse-Fine Networks compares itself with this as SlowFast_det. Here, at the places of Multi-stage Fusion:
+
+    align      F_j = mean of the valid fine frames f_t with |t - mu_j| <= 2, zero where there are none
+    project    x_j <- conv([x_j, F_j])                                          1x1, back to the stage's width
+
+Level l enters stage l alone; there is no attention, scale or shift, and none at the logits. Where it differs from
+SlowFast: the mean over the frames that its time-strided convolution (5 frames at stride 4) would see stands in its
+place, and the projection lets the next stage keep its width, hence its Kinetics weights.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.fusion import LEVELS, calibrate, resize
+
+REACH = 2.0  # fine frames to each side of a coarse frame: SlowFast's kernel of 5
+
+
+class LateralFusion(nn.Module):
+    """Each level of the Fine features, concatenated to the Coarse stage of the same depth.
+
+    Args:
+        channels: width of each level, which is also the width of the Coarse stage at the same depth.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(Concatenation(c, c) for c in channels)
+
+    def forward(self, features: Mapping[str, Tensor], mask: Tensor, weights: Tensor) -> list[Tensor]:
+        """Features {level: (B,C_l,T',7,7)} -> for each stage, its level at the coarse frames (B,J,49,C_l)."""
+        return [masked_mean(features[name], mask, weights) for name in LEVELS]
+
+    def fuse(self, stage: int, x: Tensor, context: list[Tensor]) -> Tensor:
+        """The output x (B,C,J,H,W) of a Coarse stage (0..3), with its level."""
+        return self.lateral[stage](x, context[stage])
+
+
+class Concatenation(nn.Module):
+    """x and a grid of features, concatenated on channels and projected to the width of x by a 1x1 convolution.
+
+    The projection of a concatenation is the sum of its parts' projections: the grid's is computed at 7x7. It begins
+    with x as it is, plus PyTorch's default projection of the grid, so that the stages after it start undisturbed.
+    """
+
+    def __init__(self, cin: int, cgrid: int) -> None:
+        super().__init__()
+        self.own = nn.Linear(cin, cin, bias=False)
+        self.grid = nn.Linear(cgrid, cin)
+        nn.init.eye_(self.own.weight)
+
+    def forward(self, x: Tensor, grid: Tensor) -> Tensor:
+        """x (B,C,J,H,W), grid (B,J,49,C_l) -> (B,C,J,H,W)."""
+        return calibrate(self.own(x.movedim(1, -1)).movedim(-1, 1), self.grid(resize(grid, x.shape[3:])))
+
+
+def masked_mean(features: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
+    """The mean of the valid fine frames that weigh 1 for a coarse frame; zero where none does.
+
+    Args:
+        features: (B,C,T',7,7).
+        mask: (B,T'), 0 where the features are padding.
+        weights: (B,T',J), 0 or 1.
+
+    Returns:
+        (B,J,49,C), in the weights' type.
+    """
+    with torch.autocast(features.device.type, enabled=False):  # sums over time need float32
+        weights = weights * mask.to(weights.dtype).unsqueeze(-1)                       # (B,T',J)
+        f = features.to(weights.dtype).flatten(3).permute(0, 2, 3, 1)                  # (B,T',49,C)
+        sums = torch.bmm(weights.transpose(1, 2), f.flatten(2)).unflatten(2, f.shape[2:])
+        return sums / weights.sum(1).clamp(min=1).view(*sums.shape[:2], 1, 1)
