@@ -248,8 +248,9 @@ def load_weights(net: nn.Module, path: Path, *, complete: bool) -> None:
             "but not be evaluated; give a checkpoint of this network"
         )
     fresh = f", {len(report.fresh)} tensors start fresh" if report.fresh else ""
+    neutral = f", {len(report.neutral)} that the file does without start neutral" if report.neutral else ""
     left = f", {len(report.left)} of the file not used" if report.left else ""
-    print(f"{path}: {len(report.loaded)} tensors loaded{fresh}{left}")
+    print(f"{path}: {len(report.loaded)} tensors loaded{fresh}{neutral}{left}")
 
 
 def read_ours(path: Path) -> dict[str, Any] | None:

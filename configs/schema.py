@@ -32,8 +32,8 @@ def _require_at_least(least: int, section: str, **values: int | None) -> None:
 class Data:
     """the dataset, and how clips are cut from its videos"""
 
-    kind: Literal["charades", "multithumos"] = "charades"
-    """which dataset the annotations describe"""
+    kind: Literal["charades", "multithumos", "generic"] = "charades"
+    """which dataset the annotations describe; generic: an own one"""
     frames: str = "data/Charades_v1_rgb"
     """folder of the video frames: FRAMES/ID/ID-000001.jpg and so on"""
     annotations: str = "data/Charades"
@@ -42,6 +42,8 @@ class Data:
     """official CSV of the test videos; without it, actions and durations come from the annotations"""
     num_classes: int = 157
     """number of activity classes"""
+    class_names: str | None = None
+    """text file with a class name a line; null: Charades' own file beside the annotations, else "class 0" and so on"""
     stride: int = 10
     """video frames from one clip frame to the next (published: 12 for variant S, 10 for M and XL)"""
     clip_span: int = 640

@@ -10,6 +10,7 @@ beyond the video, or before they start) is counted and reported, and kept as it 
 """
 
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from eval.errors import InputError
 
 Subset = Literal["training", "testing"]
 OFFICIAL_FILES: dict[Subset, str] = {"training": "Charades_v1_train.csv", "testing": "Charades_v1_test.csv"}
+NUMBERED_NAME = re.compile(r"c?(\d+)\s+(.+)")  # of a class, as in Charades_v1_classes.txt
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -42,15 +44,18 @@ class Video(NamedTuple):
     actions: tuple[Action, ...]
 
 
-class _Entry(BaseModel):
+class VideoEntry(BaseModel):
     """A video's record in the JSON form, classes still counted as in the file."""
 
-    subset: Subset
-    duration: Annotated[Seconds, Field(gt=0)]
-    actions: list[tuple[int, Seconds, Seconds]]
+    subset: Subset = Field(description="whether the video is trained on or tested on")
+    duration: Annotated[Seconds, Field(gt=0)] = Field(description="length of the video in seconds")
+    actions: list[tuple[int, Seconds, Seconds]] = Field(
+        description="[class, start, end] of every activity, in any order: classes are whole numbers, times are seconds "
+        "from the video's start; activities may overlap"
+    )
 
 
-_ENTRY = TypeAdapter(_Entry)
+_ENTRY = TypeAdapter(VideoEntry)
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,54 @@ def load_annotations(
         empty_intervals=sum(a.end <= a.start for video in videos for a in video.actions),
         expected=expected or {},
     )
+
+
+def json_schema() -> dict[str, object]:
+    """The JSON form as a JSON Schema; what it cannot say (classes in range, ids once) `load_annotations` checks."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **TypeAdapter(dict[str, VideoEntry]).json_schema(),
+        "title": "Annotations",
+        "description": "Videos by id; an id is also the name of the video's frames folder",
+    }
+
+
+def read_class_names(path: str | Path | None, num_classes: int | None = None) -> list[str]:
+    """Names by class: a text file with a name a line, plain or numbered as Charades_v1_classes.txt (`c000 Name`).
+
+    Numbers count from 0 or 1 and must be in order: names in another order would be given to the wrong classes.
+
+    Args:
+        path: The file; None for "class 0", "class 1" and so on.
+        num_classes: How many there must be; None for as many as the file has.
+    """
+    if path is None:
+        return [f"class {label}" for label in range(num_classes or 0)]
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; --data.class_names is a text file with a class name a line") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file in UTF-8 ({error.reason}); write a class name a line") from None
+    names = _without_numbers(path, [line.strip() for line in text.splitlines() if line.strip()])
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InputError(f"{path}: names two classes {twice[0]!r}; tell them apart")
+    if num_classes is not None and len(names) != num_classes:
+        raise InputError(f"{path}: names {len(names)} classes, but --data.num_classes is {num_classes}; correct either")
+    return names
+
+
+def _without_numbers(path: str | Path, lines: list[str]) -> list[str]:
+    """The names alone, where every line begins with a number."""
+    numbered = [NUMBERED_NAME.fullmatch(line) for line in lines]
+    if not lines or not all(numbered):
+        return lines
+    first = min(int(numbered[0][1]), 1)
+    for due, (line, match) in enumerate(zip(lines, numbered, strict=True), first):
+        if int(match[1]) != due:
+            raise InputError(f"{path}: {line!r} stands where class {due} is due; put the classes in order")
+    return [match[2] for match in numbered]
 
 
 def _read_json(path: Path) -> list[Video]:

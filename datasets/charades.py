@@ -5,7 +5,7 @@ Videos come as JPEG frames, `<frames>/<id>/<id>-000001.jpg`, 24 a second, longer
 
 from pathlib import Path
 
-from datasets.annotations import Annotations, load_annotations
+from datasets.annotations import Annotations, load_annotations, read_class_names
 
 NUM_CLASSES = 157
 FRAMES_PER_SECOND = 24.0
@@ -23,6 +23,4 @@ def class_names(path: str | Path) -> list[str] | None:
     """Names by class from the official list (`c000 Holding some clothes`) beside the annotations; None without it."""
     path = Path(path)
     file = (path if path.is_dir() else path.parent) / CLASS_FILE
-    if not file.is_file():
-        return None
-    return [line.split(maxsplit=1)[1].strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return read_class_names(file) if file.is_file() else None

@@ -213,7 +213,7 @@ def test_a_value_with_a_dash_needs_the_equals_sign(refused):
         (["--fine.lr", ".nan"], ["--fine.lr", "positive"]),
         (["--fine.lr", "quick"], ["--fine.lr", "a number"]),
         (["--data.size", "big"], ["--data.size", "a whole number or null"]),
-        (["--data.kind", "chrades"], ["--data.kind", "charades, multithumos"]),
+        (["--data.kind", "chrades"], ["--data.kind", "charades, multithumos, generic"]),
         (["--data.allow_missing", "1"], ["--data.allow_missing", "true or false"]),
         (["--fine.milestones", "3"], ["--fine.milestones", "a list"]),
         (["--fine.milestones", "[1,x]"], ["--fine.milestones", "a list"]),

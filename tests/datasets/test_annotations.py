@@ -3,7 +3,7 @@ import json
 import pytest
 
 from datasets import KINDS, charades, multithumos
-from datasets.annotations import Action, load_annotations
+from datasets.annotations import Action, load_annotations, read_class_names
 from eval.errors import InputError
 
 VIDEO = {"subset": "training", "duration": 10.0, "actions": [[3, 1.0, 2.5]]}
@@ -108,6 +108,46 @@ def test_class_names_stand_beside_the_annotations(tmp_path):
     assert charades.class_names(tmp_path / "charades.json")[1] == "Putting clothes somewhere"
     assert charades.class_names(tmp_path) == charades.class_names(tmp_path / "charades.json")
     assert multithumos.class_names(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("jump\nrun fast\n", ["jump", "run fast"]),
+        ("\ufeffjump\r\n\r\n  run\r\n", ["jump", "run"]),
+        ("c000 jump\nc001 run fast\n", ["jump", "run fast"]),
+        ("1 jump\n2 run\n", ["jump", "run"]),
+        ("100 m sprint\nlong jump\n", ["100 m sprint", "long jump"]),
+    ],
+)
+def test_class_names_of_a_file(tmp_path, text, names):
+    (tmp_path / "names.txt").write_text(text, encoding="utf-8")
+    assert read_class_names(tmp_path / "names.txt", 2) == read_class_names(tmp_path / "names.txt") == names
+
+
+def test_classes_without_a_file_are_numbered():
+    assert read_class_names(None, 2) == ["class 0", "class 1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"jump\n", r"names 1 classes, but --data\.num_classes is 2"),
+        (b"", "names 0 classes"),
+        (b"c001 run\nc000 jump\n", "'c000 jump' stands where class 2 is due"),
+        (b"c000 run\nc002 jump\n", "'c002 jump' stands where class 1 is due"),
+        (b"c005 run\nc006 jump\n", "'c005 run' stands where class 1 is due"),
+        (b"jump\njump\n", "two classes 'jump'"),
+        (b"\xff\xfe\x00", "not a text file"),
+    ],
+)
+def test_class_names_that_would_mislead(tmp_path, text, message):
+    (tmp_path / "names.txt").write_bytes(text)
+    with pytest.raises(InputError, match=rf"names\.txt: .*{message}") as error:
+        read_class_names(tmp_path / "names.txt", 2)
+    assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match=r"absent\.txt: no such file"):
+        read_class_names(tmp_path / "absent.txt", 2)
 
 
 def test_real_charades(annotations):

@@ -1,0 +1,24 @@
+"""The form of the annotations as a JSON Schema, for editors and validators.
+
+    python -m datasets.schema > annotations.schema.json
+"""
+
+import argparse
+import json
+import sys
+
+from datasets.annotations import json_schema
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the schema."""
+    parser = argparse.ArgumentParser(
+        prog="python -m datasets.schema", description="Print the JSON Schema of the annotations."
+    )
+    parser.parse_args(argv)
+    print(json.dumps(json_schema(), indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
