@@ -1,6 +1,7 @@
 """The demo's dataset: generated videos in Charades' layout, a small task on which all three stages can be tried.
 
     python -m datasets.demo DIR --videos 160 --seed 0
+    python -m datasets.demo DIR --rhythm bursts          quiet stretches and bursts: the ablation's dataset
 
     DIR/frames/<id>/<id>-000001.jpg ...   24 frames a second
     DIR/annotations.json                  {id: {"subset", "duration", "actions": [[class, start, end], ...]}}
@@ -8,8 +9,9 @@
     DIR/Charades_v1_classes.txt           `c000 rising`, ...
     DIR/demo.json                         what was generated, and which classes need context
 
-`datasets.demo_scene` says what happens in the videos; here they become pixels and files. Video i depends on the seed
-and on i alone: a larger dataset begins with the smaller one's videos, byte for byte. Every fourth is a test video.
+`datasets.demo_scene` says what happens in the videos; here they become pixels and files. Video i depends on the seed,
+the rhythm and i alone: a larger dataset begins with the smaller one's videos, byte for byte. Every fourth is a test
+video.
 """
 
 import argparse
@@ -25,12 +27,24 @@ import numpy as np
 from PIL import Image
 
 from datasets.charades import CLASS_FILE
-from datasets.demo_scene import CLASSES, CONTEXT_CLASSES, FPS, HEIGHT, WIDTH, Activity, Scene, Thing, draw_scene
+from datasets.demo_scene import (
+    CLASSES,
+    CONTEXT_CLASSES,
+    FPS,
+    HEIGHT,
+    RHYTHMS,
+    WIDTH,
+    Activity,
+    Scene,
+    Thing,
+    draw_scene,
+)
 from datasets.frames import frame_path
 from eval.errors import InputError
 
 GENERATOR = 1  # to be raised with any change of what is drawn: earlier demos are then not taken for complete
 JPEG_QUALITY = 90
+DEFAULT_RHYTHM = "steady"
 GRAINS = (6, 12, 24)  # columns of the coarse images that a background is blended of
 ANNOTATIONS, GROUND_TRUTH, SUMMARY = "annotations.json", "ground_truth.csv", "demo.json"
 OFFICIAL_COLUMNS = (
@@ -120,10 +134,12 @@ def annotate(scene: Scene, index: int) -> dict:
     }
 
 
-def text_files(scenes: list[Scene], seed: int) -> dict[str, str]:
+def text_files(scenes: list[Scene], seed: int, rhythm: str) -> dict[str, str]:
     """{name: contents} of everything but the frames."""
     annotations = {video_id(i): annotate(scene, i) for i, scene in enumerate(scenes)}
     summary = {"generator": GENERATOR, "videos": len(scenes), "seed": seed, "context_classes": list(CONTEXT_CLASSES)}
+    if rhythm != DEFAULT_RHYTHM:
+        summary["rhythm"] = rhythm
     return {
         ANNOTATIONS: json.dumps(annotations, indent=1),
         GROUND_TRUTH: _official_csv(annotations),
@@ -163,11 +179,11 @@ def is_complete(folder: Path, texts: dict[str, str], scenes: list[Scene]) -> boo
     return counts == [scene.frames for scene in scenes]
 
 
-def generate(folder: str | Path, *, videos: int, seed: int) -> bool:
+def generate(folder: str | Path, *, videos: int, seed: int, rhythm: str = DEFAULT_RHYTHM) -> bool:
     """Write the demo, which appears under its name only when whole; False if it was already there."""
     folder = Path(folder)
-    scenes = [draw_scene(seed, index) for index in range(videos)]
-    texts = text_files(scenes, seed)
+    scenes = [draw_scene(seed, index, RHYTHMS[rhythm]) for index in range(videos)]
+    texts = text_files(scenes, seed, rhythm)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if is_complete(folder, texts, scenes):
             return False
@@ -192,13 +208,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", metavar="DIR", help="where to write it; must not exist, or hold the same demo")
     parser.add_argument("--videos", type=int, default=160, metavar="N", help="training and test videos (default: 160)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of every random draw (default: 0)")
+    parser.add_argument(
+        "--rhythm",
+        choices=RHYTHMS,
+        default=DEFAULT_RHYTHM,
+        help=f"how activities follow one another (default: {DEFAULT_RHYTHM})",
+    )
     args = parser.parse_args(argv)
     if args.videos < 2:
         parser.error(f"--videos {args.videos}: at least 2, one to train on and one to test")
     if args.seed < 0:
         parser.error(f"--seed {args.seed}: at least 0")
     try:
-        written = generate(args.folder, videos=args.videos, seed=args.seed)
+        written = generate(args.folder, videos=args.videos, seed=args.seed, rhythm=args.rhythm)
     except (InputError, OSError) as error:
         print(f"datasets.demo: error: {error}", file=sys.stderr)
         return 1

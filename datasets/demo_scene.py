@@ -8,10 +8,14 @@ Early in each video the whole scene lights up or dims once, the *cue*. More than
 blinks, and what these activities are called depends on the cue: `circling after brightening` looks exactly as
 `circling after dimming`. Only who remembers the cue can tell them apart; these are the *context classes*.
 
+How these follow one another is a `Rhythm`: `STEADY` is the demo's, in which something happens most of the time. In
+`BURSTS` all things rest together for most of it; motions, cue and context activities are short and come in bursts,
+so that the informative moments are unevenly spread within a clip: a stream of few frames may choose them well.
+
 Times are in frames, intervals half-open [first, stop); positions in pixels, y downwards.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,9 +24,7 @@ from numpy.random import Generator
 FPS = 24
 WIDTH, HEIGHT = 80, 72
 FRAMES = (232, 256)   # shortest and longest video: all of it fits into 128 steps of 2 frames
-CLIP_SPAN = 32        # frames of a training clip: no window of so many shows both the cue and what depends on it
-CONTEXT_GAP = (CLIP_SPAN + 1, CLIP_SPAN + 12)   # frames between the cue's end and a context activity
-CUE_FIRST, CUE_LENGTH, CONTEXT_LENGTH = (4, 28), (24, 36), (32, 52)
+CUE_FIRST = (4, 28)
 
 CUES = ("brightening", "dimming")
 PLAIN = ("rising", "falling", "growing", "shrinking", "swinging", "bobbing", "shaking", "popping")
@@ -31,6 +33,63 @@ CLASSES = (*PLAIN, *CUES, *(f"{motion} after {cue}" for motion in CONTEXT for cu
 CONTEXT_CLASSES = tuple(i for i, name in enumerate(CLASSES) if " after " in name)
 
 SHAPES = ("bar", "ellipse", "triangle", "cross", "square")
+
+
+Range = tuple[int, int]   # shortest and longest, in frames, both included
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rhythm:
+    """When things happen."""
+
+    clip_span: int            # frames of a training clip: no window of so many shows the cue and what depends on it
+    cue: Range
+    context: Range
+    rest: Range               # of one thing, between two of its motions
+    lengths: dict[str, Range]   # of the motions, by their key in MOTIONS
+    endless: float            # probability of a further thing that never rests
+    quiet: Range = (0, 0)     # of all things, between two bursts
+    burst: Range | None = None   # None: the whole video
+
+    @property
+    def gap(self) -> Range:
+        """Between the cue's end and a context activity."""
+        return self.clip_span + 1, self.clip_span + 12
+
+
+STEADY = Rhythm(
+    clip_span=32,
+    cue=(24, 36),
+    context=(32, 52),
+    rest=(8, 40),
+    lengths={   # a third of a second is 8
+        "travel": (20, 60),
+        "resize": (16, 60),
+        "swing": (16, 60),
+        "bob": (16, 60),
+        "shake": (12, 60),
+        "pop": (8, 12),
+    },
+    endless=0.25,
+)
+BURSTS = Rhythm(
+    clip_span=48,
+    cue=(16, 24),
+    context=(18, 28),
+    rest=(2, 8),
+    lengths={
+        "travel": (14, 22),
+        "resize": (12, 20),
+        "swing": (12, 20),
+        "bob": (12, 20),
+        "shake": (10, 16),
+        "pop": (8, 12),
+    },
+    endless=0.0,
+    quiet=(32, 72),
+    burst=(28, 44),
+)
+RHYTHMS = {"steady": STEADY, "bursts": BURSTS}
 
 
 @dataclass(frozen=True)
@@ -78,13 +137,13 @@ class Scene:
         return light
 
 
-def draw_scene(seed: int, index: int) -> Scene:
-    """The scene of video `index`: a function of (seed, index) alone."""
+def draw_scene(seed: int, index: int, rhythm: Rhythm = STEADY) -> Scene:
+    """The scene of video `index`: a function of (seed, index, rhythm) alone."""
     rng = np.random.default_rng([seed, index])
     frames = _draw(rng, FRAMES)
     first = _draw(rng, CUE_FIRST)
-    stop = first + _draw(rng, CUE_LENGTH)
-    plans = _draw_plans(rng, frames, stop)
+    stop = first + _draw(rng, rhythm.cue)
+    plans = _draw_plans(rng, rhythm, frames, stop)
     things, motions = [], []
     for column, plan in enumerate(plans):
         thing = _draw_thing(rng, frames, x=WIDTH / 2 + ((column + 0.5) / len(plans) - 0.5) * 50)
@@ -94,7 +153,7 @@ def draw_scene(seed: int, index: int) -> Scene:
     return Scene(frames, tuple(things), tuple(motions), Activity(cue, first, stop))
 
 
-def _draw(rng: Generator, bounds: tuple[int, int]) -> int:
+def _draw(rng: Generator, bounds: Range) -> int:
     """A whole number within bounds, both included."""
     return int(rng.integers(*bounds, endpoint=True))
 
@@ -116,42 +175,48 @@ def _draw_thing(rng: Generator, frames: int, *, x: float) -> Thing:
 # --- when: a thing's motions in order of time, named by their key in MOTIONS ------------------------------------------
 
 
-def _draw_plans(rng: Generator, frames: int, cue_stop: int) -> list[list[Activity]]:
-    """One plan a thing: one circles and one blinks after the cue; a third, where there is one, never rests."""
-    plans = []
+def _draw_plans(rng: Generator, rhythm: Rhythm, frames: int, cue_stop: int) -> list[list[Activity]]:
+    """One plan a thing: one circles and one blinks after the cue; a further one, where there is one, never rests."""
+    bursts, plans = _draw_bursts(rng, rhythm, frames), []
     for kind in CONTEXT:
-        first = cue_stop + _draw(rng, CONTEXT_GAP)
-        context = Activity(kind, first, first + _draw(rng, CONTEXT_LENGTH))
-        plans.append([*_fill(rng, 0, context.first), context, *_fill(rng, context.stop, frames)])
-    if rng.random() < 0.25:
+        first = cue_stop + _draw(rng, rhythm.gap)
+        context = Activity(kind, first, first + _draw(rng, rhythm.context))
+        before = [(start, min(stop, context.first)) for start, stop in bursts if start < context.first]
+        after = [(max(start, context.stop), stop) for start, stop in bursts if stop > context.stop]
+        plans.append([*_fill(rng, rhythm, before), context, *_fill(rng, rhythm, after)])
+    if rng.random() < rhythm.endless:
         plans.append([Activity(str(rng.choice(ENDLESS)), 0, frames)])
     return [plans[i] for i in rng.permutation(len(plans))]
 
 
-def _fill(rng: Generator, first: int, stop: int) -> list[Activity]:
-    """Rests and motions in turn, from `first` to `stop`."""
-    plan = []
-    while True:
-        first += _draw(rng, REST)
-        kind = str(rng.choice(DRAWN))
-        shortest, longest = LENGTHS[kind]
-        last = min(first + _draw(rng, (shortest, longest)), stop)
-        if last - first < shortest:
-            return plan
-        plan.append(Activity(kind, first, last))
-        first = last
+def _draw_bursts(rng: Generator, rhythm: Rhythm, frames: int) -> list[tuple[int, int]]:
+    """The intervals [first, stop) in which things move on their own, in order of time."""
+    if rhythm.burst is None:
+        return [(0, frames)]
+    bursts, first = [], _draw(rng, rhythm.quiet)
+    while first < frames:
+        stop = min(first + _draw(rng, rhythm.burst), frames)
+        bursts.append((first, stop))
+        first = stop + _draw(rng, rhythm.quiet)
+    return bursts
 
 
-REST = (8, 40)
-LENGTHS = {   # shortest and longest, in frames; a third of a second is 8
-    "travel": (20, 60),
-    "resize": (16, 60),
-    "swing": (16, 60),
-    "bob": (16, 60),
-    "shake": (12, 60),
-    "pop": (8, 12),
-}
-DRAWN = (*LENGTHS, "travel", "resize", "pop")   # two activities each, and a short one: drawn twice as often
+def _fill(rng: Generator, rhythm: Rhythm, intervals: list[tuple[int, int]]) -> Iterator[Activity]:
+    """Rests and motions in turn, from the start to the end of each interval."""
+    for first, stop in intervals:
+        while True:
+            first += _draw(rng, rhythm.rest)
+            kind = str(rng.choice(DRAWN))
+            shortest, longest = rhythm.lengths[kind]
+            last = min(first + _draw(rng, (shortest, longest)), stop)
+            if last - first < shortest:
+                break
+            yield Activity(kind, first, last)
+            first = last
+
+
+# Travelling and resizing are two activities each, and popping is short: drawn twice as often.
+DRAWN = (*STEADY.lengths, "travel", "resize", "pop")
 ENDLESS = ("travel", "resize", "swing", "bob", "shake")
 
 

@@ -1,6 +1,7 @@
 """The demo's dataset: deterministic, readable as Charades, and with context activities that no clip gives away."""
 
 import csv
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from configs.schema import Config
 from datasets import charades, demo, demo_scene
 from datasets.clips import find_videos, frame_labels
-from datasets.demo_scene import CLASSES, CLIP_SPAN, CONTEXT_CLASSES, CUES, FPS, draw_scene
+from datasets.demo_scene import BURSTS, CLASSES, CONTEXT_CLASSES, CUES, FPS, RHYTHMS, STEADY, draw_scene
 from eval.charades_localize import read_ground_truth
 
 VIDEOS, SEED = 3, 7
@@ -86,6 +87,20 @@ def test_summary_names_the_context_classes(folder):
     summary = json.loads((folder / "demo.json").read_text())
     assert summary["context_classes"] == list(CONTEXT_CLASSES)
     assert (summary["videos"], summary["seed"]) == (VIDEOS, SEED)
+
+
+def test_the_rhythm_is_part_of_the_demo(folder, tmp_path, capsys):
+    options = ("--videos", str(VIDEOS), "--seed", str(SEED))
+    assert demo.main([str(tmp_path / "bursts"), *options, "--rhythm", "bursts"]) == 0
+    assert (folder / "annotations.json").read_bytes() != (tmp_path / "bursts" / "annotations.json").read_bytes()
+    assert "holds another" in refused(capsys, tmp_path / "bursts", *options)
+
+
+def test_the_default_is_the_demo_whose_figures_were_measured():
+    """Text and scenes as the first version wrote them."""
+    texts = demo.text_files([draw_scene(0, index) for index in range(8)], 0, demo.DEFAULT_RHYTHM)
+    digest = hashlib.sha256("".join(texts.values()).encode()).hexdigest()
+    assert digest == "8de0a5205feafb1309ad9eaf7e689fff23377caefa291a3058b8453da28cca6c"
 
 
 def test_complete_demo_is_used_again(folder, capsys):
@@ -176,13 +191,27 @@ def test_context_activities_have_their_share_of_the_positives(scenes):
     assert totals[list(CONTEXT_CLASSES)].sum() / totals.sum() >= 0.15
 
 
-def test_cue_is_more_than_a_clip_before_what_depends_on_it(scenes):
-    for scene in scenes:
+@pytest.mark.parametrize("rhythm", RHYTHMS.values(), ids=RHYTHMS)
+def test_cue_is_more_than_a_clip_before_what_depends_on_it(rhythm):
+    for scene in (draw_scene(0, index, rhythm) for index in range(SCENES)):
         dependent = [a for a in scene.activities if CLASSES.index(a.name) in CONTEXT_CLASSES]
         assert len(dependent) == len(demo_scene.CONTEXT)
         assert all(a.name.endswith(f"after {scene.cue.name}") for a in dependent)
         last_cue_frame = scene.cue.stop - 1
-        assert min(a.first for a in dependent) - last_cue_frame > CLIP_SPAN
+        assert min(a.first for a in dependent) - last_cue_frame > rhythm.clip_span
+
+
+def test_bursts_leave_most_of_the_time_quiet_and_cut_through_clips():
+    """What happens is uneven within a clip: most clips show both rest and motion; with steady rhythm few do."""
+    uneven = {}
+    for rhythm in (STEADY, BURSTS):
+        window = np.ones(rhythm.clip_span) / rhythm.clip_span
+        busy = [truth(draw_scene(0, index, rhythm)).any(0) for index in range(SCENES)]
+        shares = np.concatenate([np.convolve(video, window, "valid") for video in busy])
+        uneven[rhythm.clip_span] = np.mean((shares > 0.2) & (shares < 0.8))
+    assert np.concatenate(busy).mean() < 0.5
+    assert uneven[BURSTS.clip_span] > 2 * uneven[STEADY.clip_span]
+    assert (sum(truth(draw_scene(0, index, BURSTS)).sum(1) for index in range(SCENES)) > 0).all()
 
 
 def test_the_other_cue_would_change_only_the_frames_of_the_cue():
