@@ -9,21 +9,31 @@ from torch.nn import functional as F
 from models.fusion import GRID
 from models.x3d import Backbone, Head, initialise, named_variant
 
+TASKS = ("detect", "class")
+
 
 class FineNet(nn.Module):
-    """Frame-wise class logits, and the features of five depths that the Coarse stream is fused with."""
+    """Frame-wise class logits, and the features of five depths that the Coarse stream is fused with.
+
+    Args:
+        task: "detect" (logits of every frame) or "class" (logits of the clip, as X3D is trained on Kinetics: the mean
+            over time too comes before the head).
+    """
 
     def __init__(
         self,
         *,
         num_classes: int = 157,
         variant: str = "M",
+        task: str = "detect",
         bn_splits: int = 1,
         dropout: float = 0.5,
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
-        self.variant = named_variant(variant)
+        if task not in TASKS:
+            raise ValueError(f"task is one of {TASKS}, not {task!r}")
+        self.variant, self.task = named_variant(variant), task
         self.backbone = Backbone(
             self.variant, bn_splits=bn_splits, checkpoint_activations=checkpoint_activations
         )
@@ -38,8 +48,11 @@ class FineNet(nn.Module):
         return {**levels, "conv5": F.relu(self.backbone.conv5(x))}
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Clip (B,3,T,H,W), normalised; any T, H and W from 64 -> logits (B,classes,T)."""
-        return self.head(self._levels(clip)["conv5"])
+        """Clip (B,3,T,H,W), normalised; any T, H and W from 64 -> logits (B,classes,T), for "class" (B,classes)."""
+        x = self._levels(clip)["conv5"]
+        if self.task == "class":
+            return self.head(x.mean(2, keepdim=True)).squeeze(2)
+        return self.head(x)
 
     def features(self, clip: Tensor) -> dict[str, Tensor]:
         """Clip (B,3,T,H,W) -> {"layer1": (B,24,T,7,7), "layer2": 48, "layer3": 96, "layer4": 192, "conv5": 432}.

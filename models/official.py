@@ -1,8 +1,9 @@
-"""Reading and writing the published checkpoints.
+"""Reading and writing the published checkpoints, and reading X3D's of PyTorchVideo and SlowFast.
 
 The published files are `{"model_state_dict": {...}, ...}` with names like `layer1.0.conv1.weight`. Two of
 their habits need care: each norm holds `split_bn.running_*`, the statistics, beside `bn.running_*`, a stale
 aggregate of them; and the Kinetics-400 file has no Grid Pool, no fusion and a classifier of its own.
+PyTorchVideo's and SlowFast's are `{"model_state": {...}, ...}`; `models.x3d_names` has their names.
 """
 
 import os
@@ -16,10 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from models.norm import SubBatchNorm3d
+from models.x3d_names import Naming, naming_of, shortcut_norm
 
 KINETICS_CLASSES = 400
 FUSION_PARTS = ("rw", "mix")
+CLASSIFIER = ("fc2.weight", "fc2.bias")
 STATISTICS = ("running_mean", "running_var")
+STALE = re.compile(r"\.bn\.running_(mean|var)$")
 OPTIONAL_PARTS = {"pool_1", "rw2", "rw3", "rw4", "rw5", "rw6", "mix2", "mix3", "mix4", "mix5"}
 
 # Our name -> the official one, applied in this order to the beginning of a name, then to its rest.
@@ -68,11 +72,13 @@ class CheckpointError(ValueError):
 @dataclass
 class LoadReport:
     """What `load_official` did: our names of what it loaded and what stays freshly initialised, and the
-    official names of what the file holds beyond the network."""
+    file's names of what it holds beyond the network. `neutral` are the tensors, by our names, of a norm that the
+    file's network does without and that therefore starts as one that changes nothing in evaluation."""
 
     loaded: list[str] = field(default_factory=list)
     fresh: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    neutral: list[str] = field(default_factory=list)
 
 
 def official_name(name: str) -> str:
@@ -80,6 +86,11 @@ def official_name(name: str) -> str:
     for pattern, replacement in (*_PREFIXES, *_PARTS):
         name = re.sub(pattern, replacement, name)
     return name
+
+
+def holds_coarse(path: str | os.PathLike) -> bool:
+    """Whether a published file, or one of the same form, is of a Coarse stream."""
+    return any(key.split(".")[0] in OPTIONAL_PARTS for key in _tensors(read_checkpoint(path), path))
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict:
@@ -101,19 +112,29 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
 
 
 def load_official(net: nn.Module, path: str | os.PathLike) -> LoadReport:
-    """Load a published checkpoint (or one of the same form) into a FineNet or CoarseNet.
+    """Load a published checkpoint (or one of the same form), or X3D's of PyTorchVideo or SlowFast.
 
-    `module.` prefixes are stripped. The Kinetics file, told by its 400 classes, initialises all but the
-    classifier, the fusion and Grid Pool. Running statistics of another number of groups are aggregated
-    into one and repeated.
+    The kind of file is told by its names. `module.` prefixes are stripped. A Kinetics file, told by its 400 classes,
+    initialises all but the classifier, the fusion and Grid Pool. Running statistics of another number of groups are
+    aggregated into one and repeated.
 
     Raises:
         CheckpointError: naming the first tensors that do not fit, that the network lacks, or that the file lacks.
             The network is then unchanged.
     """
-    source = _official_state(read_checkpoint(path), path)
-    is_kinetics = _is_kinetics(source, net)
-    classifier = [key for key in ("fc2.weight", "fc2.bias") if is_kinetics]
+    source = _tensors(read_checkpoint(path), path)
+    if naming := naming_of(source):
+        supplied = shortcut_norm(source)
+        source |= supplied
+    else:
+        naming, supplied = str, {}
+        source = {key: tensor for key, tensor in source.items() if not STALE.search(key)}
+
+    def file_name(name: str) -> str:
+        return naming(official_name(name))
+
+    is_kinetics = _is_kinetics(source, naming, net)
+    classifier = [naming(name) for name in CLASSIFIER if is_kinetics]
     for key in classifier:
         del source[key]
     absent = OPTIONAL_PARTS - {official_name(name).split(".")[0] for name in net.state_dict()}
@@ -121,11 +142,13 @@ def load_official(net: nn.Module, path: str | os.PathLike) -> LoadReport:
         net,
         source,
         path=path,
-        source_name=official_name,
+        source_name=file_name,
         may_be_fresh=lambda name: is_kinetics and ("fusion" in name or name.startswith(("head.classify", "grid_pool"))),
         may_be_left=lambda key: key.split(".")[0] in absent,
     )
     report.left += classifier
+    report.neutral = [name for name in report.loaded if file_name(name) in supplied]
+    report.loaded = [name for name in report.loaded if name not in report.neutral]
     return report
 
 
@@ -198,21 +221,22 @@ def save_official(net: nn.Module, path: str | os.PathLike) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _official_state(contents: Mapping, path: str | os.PathLike) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by official name, without stale aggregates and counters."""
-    state = contents.get("model_state_dict", contents)
+def _tensors(contents: Mapping, path: str | os.PathLike) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by the file's names, without counters."""
+    state = contents.get("model_state_dict", contents.get("model_state", contents))
     if not isinstance(state, Mapping) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):
-        raise CheckpointError(f"{path}: holds neither `model_state_dict` nor a plain dictionary of tensors")
-    state = {k.removeprefix("module."): v for k, v in state.items()}
-    stale = re.compile(r"\.num_batches_tracked$|\.bn\.running_(mean|var)$")
-    return {k: v for k, v in state.items() if not stale.search(k)}
+        raise CheckpointError(
+            f"{path}: holds neither `model_state_dict` nor `model_state` nor a plain dictionary of tensors"
+        )
+    return {k.removeprefix("module."): v for k, v in state.items() if not k.endswith(".num_batches_tracked")}
 
 
-def _is_kinetics(source: Mapping[str, Tensor], net: nn.Module) -> bool:
-    """Whether the file is the 400-class Kinetics one and the network is more, or for something else."""
-    if not {"fc2.weight", "fc2.bias"} <= source.keys() or source["fc2.bias"].shape != (KINETICS_CLASSES,):
+def _is_kinetics(source: Mapping[str, Tensor], naming: Naming, net: nn.Module) -> bool:
+    """Whether the file is a 400-class Kinetics one and the network is more, or for something else."""
+    weight, bias = (source.get(naming(name)) for name in CLASSIFIER)
+    if weight is None or bias is None or bias.shape != (KINETICS_CLASSES,):
         return False
     goes_further = any(official_name(name).startswith((*OPTIONAL_PARTS, "fusion")) for name in net.state_dict())
     has_further = any(key.startswith(tuple(OPTIONAL_PARTS)) for key in source)

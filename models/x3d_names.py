@@ -1,0 +1,85 @@
+"""X3D's names in PyTorchVideo's and SlowFast's checkpoints (Feichtenhofer, "X3D", CVPR 2020; Kinetics-400).
+
+Sources: github.com/facebookresearch/pytorchvideo 0.1.5, `models/x3d.py`, and github.com/facebookresearch/SlowFast,
+`models/{stem,resnet,head}_helper.py`. Both hold the network of the published files, tensor by tensor, with one
+exception and two traps:
+
+- PyTorchVideo has no norm in the shortcut of stage 1, which changes the size and not the width; `shortcut_norm`
+  supplies one that changes nothing in evaluation.
+- PyTorchVideo's stem calls the convolution over space conv_t and the one over time conv_xy.
+- SlowFast counts the stem as stage 1: layer1 is s2.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+Naming = Callable[[str], str]
+
+# published: (PyTorchVideo, SlowFast). N is the stage, from 1, M = N + 1, B the block in it, from 0.
+NAMES = {
+    "conv1_s": ("blocks.0.conv.conv_t", "s1.pathway0_stem.conv_xy"),
+    "conv1_t": ("blocks.0.conv.conv_xy", "s1.pathway0_stem.conv"),
+    "bn1": ("blocks.0.norm", "s1.pathway0_stem.bn"),
+    "layerN.B.conv1": ("blocks.N.res_blocks.B.branch2.conv_a", "sM.pathway0_resB.branch2.a"),
+    "layerN.B.bn1": ("blocks.N.res_blocks.B.branch2.norm_a", "sM.pathway0_resB.branch2.a_bn"),
+    "layerN.B.conv2": ("blocks.N.res_blocks.B.branch2.conv_b", "sM.pathway0_resB.branch2.b"),
+    "layerN.B.bn2": ("blocks.N.res_blocks.B.branch2.norm_b.0", "sM.pathway0_resB.branch2.b_bn"),
+    "layerN.B.fc1": ("blocks.N.res_blocks.B.branch2.norm_b.1.block.0", "sM.pathway0_resB.branch2.se.fc1"),
+    "layerN.B.fc2": ("blocks.N.res_blocks.B.branch2.norm_b.1.block.2", "sM.pathway0_resB.branch2.se.fc2"),
+    "layerN.B.conv3": ("blocks.N.res_blocks.B.branch2.conv_c", "sM.pathway0_resB.branch2.c"),
+    "layerN.B.bn3": ("blocks.N.res_blocks.B.branch2.norm_c", "sM.pathway0_resB.branch2.c_bn"),
+    "layerN.B.downsample.0": ("blocks.N.res_blocks.B.branch1_conv", "sM.pathway0_resB.branch1"),
+    "layerN.B.downsample.1": ("blocks.N.res_blocks.B.branch1_norm", "sM.pathway0_resB.branch1_bn"),
+    "conv5": ("blocks.5.pool.pre_conv", "head.conv_5"),
+    "bn5": ("blocks.5.pool.pre_norm", "head.conv_5_bn"),
+    "fc1": ("blocks.5.pool.post_conv", "head.lin_5"),
+    "fc2": ("blocks.5.proj", "head.projection"),
+}
+_SIGNS = (r"blocks\.\d+\.", r"s\d+\.pathway\d")  # how a name begins that only PyTorchVideo, only SlowFast would give
+_NORM_EPS = 1e-5
+
+
+def naming_of(keys: Iterable[str]) -> Naming | None:
+    """Published name -> the name in a file with these keys; None where the file is not of either kind."""
+    keys = list(keys)
+    for column, sign in enumerate(_SIGNS):
+        if any(re.match(sign, key) for key in keys):
+            return lambda name: _translate(name, column)
+    return None
+
+
+def _translate(name: str, column: int) -> str:
+    """`layer2.5.bn1.split_bn.running_mean` -> `s3.pathway0_res5.branch2.a_bn.running_mean` and so on.
+
+    Names of parts that X3D does not have (fusion, Grid Pool) stay as they are.
+    """
+    module, _, tensor = name.replace(".split_bn.", ".").rpartition(".")
+    stage, block, part = re.fullmatch(r"(?:layer(\d+)\.(\d+)\.)?(.*)", module).groups()
+    row = NAMES.get(part if stage is None else f"layerN.B.{part}")
+    if row is None:
+        return name
+    if stage is None:
+        return f"{row[column]}.{tensor}"
+    numbers = {"N": stage, "M": str(int(stage) + 1), "B": block}
+    return f"{re.sub('[NMB]', lambda letter: numbers[letter[0]], row[column])}.{tensor}"
+
+
+def shortcut_norm(source: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The norm of stage 1's shortcut that PyTorchVideo's network lacks, by PyTorchVideo's names; else nothing.
+
+    In evaluation it changes nothing. In training it normalises by the batch, as every norm does.
+    """
+    convolution = source.get("blocks.1.res_blocks.0.branch1_conv.weight")
+    norm = "blocks.1.res_blocks.0.branch1_norm."
+    if convolution is None or any(key.startswith(norm) for key in source):
+        return {}
+    zeros = torch.zeros(convolution.shape[:1])
+    return {
+        f"{norm}weight": zeros + 1,
+        f"{norm}bias": zeros,
+        f"{norm}running_mean": zeros,
+        f"{norm}running_var": zeros + (1 - _NORM_EPS),
+    }
