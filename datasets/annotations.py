@@ -53,6 +53,9 @@ class VideoEntry(BaseModel):
         description="[class, start, end] of every activity, in any order: classes are whole numbers, times are seconds "
         "from the video's start; activities may overlap"
     )
+    first_class: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="number of the first class in `actions`, where it is not the dataset's own (0, or 1)"
+    )
 
 
 _ENTRY = TypeAdapter(VideoEntry)
@@ -110,7 +113,7 @@ def load_annotations(
         raise InputError(
             f"{path}: no such annotations; give --data.annotations a JSON file or a folder with {_both_files()}"
         )
-    videos = _read_official(path) if path.is_dir() else _read_json(path)
+    videos = _read_official(path) if path.is_dir() else _read_json(path, first_class)
     if not videos:
         raise InputError(f"{path}: no videos in it; give --data.annotations the dataset's annotations")
     videos = tuple(_checked(path, video, num_classes, first_class) for video in videos)
@@ -171,7 +174,7 @@ def _without_numbers(path: str | Path, lines: list[str]) -> list[str]:
     return [match[2] for match in numbered]
 
 
-def _read_json(path: Path) -> list[Video]:
+def _read_json(path: Path, first_class: int) -> list[Video]:
     """The JSON form; json alone would silently keep the last of two videos of one id."""
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -187,10 +190,11 @@ def _read_json(path: Path) -> list[Video]:
         raise InputError(f"{path}: not a JSON file ({reason}); give --data.annotations the dataset's JSON") from None
     if not isinstance(table, dict):
         raise InputError(f"{path}: expected an object from video ids to annotations, not a {type(table).__name__}")
-    return [_from_entry(path, video, entry) for video, entry in table.items()]
+    return [_from_entry(path, video, entry, first_class) for video, entry in table.items()]
 
 
-def _from_entry(path: Path, video: str, entry: object) -> Video:
+def _from_entry(path: Path, video: str, entry: object, first_class: int) -> Video:
+    """A video's record, its classes counted from `first_class`."""
     try:
         entry = _ENTRY.validate_python(entry)
     except ValidationError as error:
@@ -199,7 +203,9 @@ def _from_entry(path: Path, video: str, entry: object) -> Video:
         given = repr(first["input"])
         given = given if len(given) <= 60 else given[:57] + "..."
         raise InputError(f"{path}: video {video}: {where}: {first['msg']} (given: {given})") from None
-    return Video(video, entry.subset, entry.duration, tuple(Action(*action) for action in entry.actions))
+    shift = 0 if entry.first_class is None else first_class - entry.first_class
+    actions = tuple(Action(label + shift, start, end) for label, start, end in entry.actions)
+    return Video(video, entry.subset, entry.duration, actions)
 
 
 def _read_official(folder: Path) -> list[Video]:

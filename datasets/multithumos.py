@@ -12,7 +12,7 @@ from datasets.annotations import Annotations, load_annotations
 NUM_CLASSES = 65
 FRAMES_PER_SECOND = 30.0
 VIDEOS = {"training": 200, "testing": 213}
-FIRST_CLASS = 1  # multithumos.json counts its classes 1..65
+FIRST_CLASS = 1  # multithumos.json counts its classes 1..65; what `datasets.prepare` writes says that it begins with 0
 
 
 def load(path: str | Path, num_classes: int = NUM_CLASSES) -> Annotations:

@@ -170,3 +170,11 @@ def test_real_multithumos(annotations):
     read = KINDS["multithumos"].load(annotations / "multithumos.json")
     assert {subset: len(read.subset(subset)) for subset in multithumos.VIDEOS} == multithumos.VIDEOS
     assert {action.label for video in read.videos for action in video.actions} == set(range(65))
+
+
+def test_a_file_may_say_what_its_first_class_is(tmp_path):
+    entry = {"subset": "training", "duration": 3.0, "actions": [[0, 0.0, 1.0], [64, 1.0, 2.0]], "first_class": 0}
+    path = write_json(tmp_path, {"v": entry})
+    assert [action.label for action in multithumos.load(path).videos[0].actions] == [0, 64]
+    path = write_json(tmp_path, {"v": VIDEO | {"first_class": 3}})
+    assert load_annotations(path, num_classes=1).videos[0].actions[0].label == 0
