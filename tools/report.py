@@ -1,0 +1,115 @@
+"""A run as one HTML file to look at: curves, metrics, every class, and chosen test videos along their time.
+
+    python -m tools.report RUN_DIR [--videos ID,...] [--output report.html] [--config FILE]
+
+RUN_DIR is the folder that holds fine/ and coarse/, or one of them; the run may be unfinished. The file stands alone: it
+needs no network and no other file. `report_data` reads the run, `report_videos` the videos; `report_page` makes the
+page.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+from configs.schema import Config
+from datasets import KINDS
+from datasets.annotations import read_class_names
+from eval.charades_localize import Truth, read_ground_truth
+from eval.errors import InputError
+from tools.report_data import RunRecord, read_run
+from tools.report_page import page_values, render
+from tools.report_videos import VideoRecord, choose, read_video
+
+
+def report(folder: Path, *, videos: list[str] | None = None, config: Path | None = None) -> str:
+    """The page of the run in `folder`.
+
+    Args:
+        videos: Ids of the test videos to show; without them the best, the median and the worst predicted one.
+        config: Configuration file for a run that has none, since it was only evaluated.
+    """
+    run = read_run(folder, config)
+    truth, notes = read_truth(run.config)
+    names, note = class_names(run)
+    shown = read_videos(run, truth, videos) if truth else []
+    values = page_values(run, names=names, truth=truth, videos=shown, notes=notes + note, made=datetime.now())
+    return render(values)
+
+
+def read_truth(config: Config | None) -> tuple[dict[str, Truth] | None, list[str]]:
+    """Ground truth of the test videos as the evaluation takes it; or None and a note that says why."""
+    if config is None:
+        return None, ["This run has no config.yaml, so neither videos nor numbers of positives; --config names one."]
+    data = config.data
+    try:
+        if data.ground_truth:
+            return read_ground_truth(data.ground_truth, data.num_classes), []
+        tested = KINDS[data.kind].load(data.annotations, data.num_classes).subset("testing")
+        return {video.id: Truth(list(video.actions), video.duration) for video in tested}, []
+    except (InputError, OSError) as error:
+        return None, [f"Without ground truth neither videos nor numbers of positives are shown: {error}"]
+
+
+def class_names(run: RunRecord) -> tuple[list[str], list[str]]:
+    """Names of the classes, or their numbers where no list is found; and a note where the list cannot be used."""
+    if run.config is None:
+        return read_class_names(None, next(iter(run.scored.scores.values())).shape[1] if run.scored else 0), []
+    data = run.config.data
+    try:
+        beside = None if data.class_names else KINDS[data.kind].class_names(data.annotations)
+        usable = beside is not None and len(beside) == data.num_classes
+        return beside if usable else read_class_names(data.class_names, data.num_classes), []
+    except (InputError, OSError) as error:
+        return read_class_names(None, data.num_classes), [f"Classes by number: {error}"]
+
+
+def read_videos(run: RunRecord, truth: Mapping[str, Truth], asked: list[str] | None) -> list[VideoRecord]:
+    if asked is None:
+        chosen = choose(run, truth)
+    else:
+        unknown = [video for video in asked if video not in truth]
+        if unknown:
+            raise InputError(f"--videos {unknown[0]}: not a test video of this run; one is {next(iter(truth))}")
+        chosen = dict.fromkeys(asked, "Asked for")
+    return [read_video(run, video, why, truth[video]) for video, why in chosen.items()]
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that appears under its name only when complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:  # a full disk does not name the file
+        raise OSError(f"{path}: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the report and print its path; 1 with one line on stderr where the run cannot be read."""
+    parser = argparse.ArgumentParser(prog="python -m tools.report", description="A run as one HTML file.")
+    parser.add_argument("run", metavar="RUN_DIR", type=Path, help="the run's folder, such as runs/charades")
+    parser.add_argument(
+        "--videos", metavar="ID,...", type=lambda text: [video for video in text.split(",") if video],
+        help="test videos to show (default: the best, the median and the worst predicted one)",
+    )  # fmt: skip
+    parser.add_argument("--output", metavar="HTML", type=Path, help="the file (default: RUN_DIR/report.html)")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="configuration of a run that was only evaluated")
+    args = parser.parse_args(argv)
+    output = args.output or args.run / "report.html"
+    try:
+        write_whole(output, report(args.run, videos=args.videos, config=args.config))
+    except (InputError, OSError) as error:
+        print(f"report: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    print(f"report: {output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

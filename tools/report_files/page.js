@@ -1,0 +1,23 @@
+// Puts the page together; a section that has nothing to show is left out.
+
+function fill(id, nodes) {
+  const section = document.getElementById(id);
+  if (nodes === null) section.remove();
+  else section.querySelector(".body").append(...nodes);
+}
+
+function main(data) {
+  fillHead(data);
+  fill("results", resultsSection(data));
+  fill("videos", data.videos.length ? videosSection(data) : data.notes.length ? [] : null);
+  document.querySelector("#videos .body")?.prepend(...data.notes.map((note) => element("p", { class: "note" }, note)));
+  fill("classes", data.classes.length ? classesSection(data) : null);
+  if (!data.classes.some((row) => row.chance !== null)) document.getElementById("chance-note")?.remove();
+  fill("training", trainingSection(data.stages));
+  fill("run", runSection(data));
+  document.getElementById("contents").append(...[...document.querySelectorAll("main section")].map((section) =>
+    element("a", { href: `#${section.id}` }, section.querySelector("h2").textContent)));
+  document.getElementById("colophon").textContent = `Made ${data.made} from ${data.folder} by tools.report. This file needs no network and no other file.`;
+}
+
+main(JSON.parse(document.getElementById("data").textContent));

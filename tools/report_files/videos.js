@@ -1,0 +1,195 @@
+// Test videos along their time: film strip, classes, Grid Pool's frames, Gaussian weights.
+
+const OFFICIAL_FRAMES = 25;
+
+function videosSection(data) {
+  return [legend(data), ...data.videos.map((video) => videoArticle(video, data))];
+}
+
+function legend(data) {
+  const stages = data.stages.filter((stage) => data.videos.some((video) => stage.key in video.scores));
+  const sample = (...drawn) => shape("svg", {}, ...drawn);
+  const steps = "M0 .9H.25V.3H.6V.6H1";
+  const keys = [element("span", {}, sample(...zone(0, 1)), "ground truth")];
+  for (const stage of stages) {
+    const line = shape("path", { class: `line line-${stage.key}`, d: steps });
+    const area = filled(stage.key, stages) ? shape("path", { class: `area fill-${stage.key}`, d: `${steps}V1H0Z` }) : null;
+    keys.push(element("span", {}, sample(stretched(1, 1, ...[area, line].filter(Boolean))), `${stage.title}, score at the 25 official frames`));
+  }
+  if (data.videos.some((video) => video.chosen.length)) {
+    keys.push(element("span", {}, sample(...["20%", "40%", "48%", "56%", "80%"].map((x) => shape("line", { class: "mark", x1: x, x2: x, y1: 0, y2: "100%" }))), "frames that Grid Pool chose"));
+  }
+  return element("div", { class: "legend" }, ...keys);
+}
+
+// Of two streams the Coarse-Fine scores are filled and the Fine stream's drawn as a line over them.
+const filled = (key, stages) => key === "coarse" || stages.length === 1;
+
+function videoArticle(video, data) {
+  const stages = data.stages.filter((stage) => stage.key in video.scores);
+  const peak = Math.max(1e-9, ...Object.values(video.scores).flat(2).filter((score) => score !== null));
+  const said = stages.map((stage) => `${stage.title} ${percent(video.precision[stage.key])}%`).join(", ");
+  const article = element("article", { class: "video", "aria-label": `Video ${video.id}` });
+  const scale = stages.length ? ` Rows are scaled to the highest score, ${decimal(peak, 2)}.` : "";
+  article.append(
+    element("header", {}, element("h3", {}, video.id), element("p", {}, [video.why, said && `AP over all its scores: ${said}.${scale}`].filter(Boolean).join(". "))),
+    timeline(video, stages, peak, data.names),
+    ...video.notes.map((note) => element("p", { class: "note" }, note)),
+  );
+  return article;
+}
+
+function timeline(video, stages, peak, names) {
+  const box = element("div", { class: "timeline" });
+  const point = (time) => {
+    box.classList.toggle("pointed", time !== null);
+    if (time !== null) box.style.setProperty("--at", share(time / video.seconds));
+  };
+  const focus = highlighter();
+  const add = (label, track) => box.append(element("div", { class: "label" }, ...[label].flat()), track);
+  if (video.strip.length) add("", filmStrip(video, point));
+  add("", timeAxis(video));
+  video.classes.forEach((label, row) => {
+    const absent = !video.truth.some((action) => action[0] === label);
+    add([names[label], absent ? element("small", {}, "not in this video") : null].filter(Boolean), classTrack(video, label, row, stages, peak, names, point));
+  });
+  if (video.chosen.length) add(["Grid Pool", element("small", {}, "denser where confident")], chosenTrack(video, point, focus));
+  if (video.weights) add(["Gaussian weights", element("small", {}, `\u03c3 ${seconds(video.weights.sigma)}`)], weightsTrack(video, point, focus));
+  if (video.chosen.length || video.classes.length > 6) add("", timeAxis(video));
+  focus.show(null);
+  return box;
+}
+
+function trackOf(kind, video, point, reading, ...children) {
+  const track = element("div", { class: `track ${kind}` }, ...children, element("div", { class: "hair" }));
+  readable(track, { ...reading, places: reading.times.map((time) => time / video.seconds), mark: (index) => {
+    point(index === null ? null : reading.times[index]);
+    reading.mark?.(index);
+  } });
+  return track;
+}
+
+function filmStrip(video, point) {
+  const pictures = video.strip.map(([frame, time, jpeg]) => element("img", { src: `data:image/jpeg;base64,${jpeg}`, alt: `Frame ${frame}, ${seconds(time)}` }));
+  const middle = video.strip.map((_, index) => ((index + 0.5) / video.strip.length) * video.seconds);
+  const reading = {
+    label: `Film strip of ${video.id}`, times: middle,
+    read: (index) => ({ title: seconds(video.strip[index][1]), lines: [["video frame", grouped(video.strip[index][0])]] }),
+  };
+  return trackOf("strip", video, point, reading, ...pictures);
+}
+
+function timeAxis(video) {
+  const ticks = roundTicks(0, video.seconds, 6).map((tick, index) => {
+    const text = element("span", { class: "tick" }, index ? String(tick) : "0 s");
+    text.style.left = share(tick / video.seconds);
+    return text;
+  });
+  return element("div", { class: "track axis", "aria-hidden": "true" }, ...ticks);
+}
+
+function classTrack(video, label, row, stages, peak, names, point) {
+  const actions = video.truth.filter((action) => action[0] === label).map(([, start, end]) => [start, Math.min(end, video.seconds)]);
+  const times = Array.from({ length: OFFICIAL_FRAMES }, (_, frame) => (frame / OFFICIAL_FRAMES) * video.seconds);
+  const drawn = stages.flatMap((stage) => scoreSteps(video.scores[stage.key][row], peak, stage.key, filled(stage.key, stages)));
+  const truth = actions.map(([start, end]) => zone(start / video.seconds, end / video.seconds));
+  const reading = {
+    label: `${names[label]} in ${video.id}`, times,
+    read: (frame) => ({
+      title: names[label],
+      lines: [
+        [`frame ${frame + 1} of ${OFFICIAL_FRAMES}`, seconds(times[frame])],
+        ["ground truth", truthAt(actions, times[frame])],
+        ...stages.map((stage) => [stage.title, decimal(video.scores[stage.key][row][frame])]).reverse(),
+      ],
+    }),
+  };
+  return trackOf(row ? "row" : "row first", video, point, reading, shape("svg", {}, ...truth.map(([ground]) => ground), stretched(OFFICIAL_FRAMES, 1, ...drawn), ...truth.map(([, foot]) => foot)));
+}
+
+function truthAt(actions, time) {
+  const action = actions.find(([start, end]) => start <= time && time <= end);
+  return action ? `${action[0].toFixed(2)} to ${seconds(action[1])}` : "absent";
+}
+
+// A stretch of ground truth: a light ground and, at its foot, a strong bar.
+function zone(from, to) {
+  const x = share(from);
+  const width = share(Math.max(0, to - from));
+  return [shape("rect", { class: "zone", x, width, y: 0, height: "100%" }), shape("rect", { class: "zone-edge", x, width, y: "calc(100% - 3px)", height: 3 })];
+}
+
+// The scores as 25 steps, each from its own time to the next; a frame without a line in the predictions is a gap.
+function scoreSteps(scores, peak, key, fill) {
+  const height = (score) => (1 - Math.max(0, score) / peak).toFixed(4);
+  let line = "";
+  let area = "";
+  scores.forEach((score, frame) => {
+    if (score === null) return;
+    const joined = frame && scores[frame - 1] !== null;
+    line += `${joined ? "V" : `M${frame} `}${height(score)}H${frame + 1}`;
+    area += `M${frame} 1V${height(score)}H${frame + 1}V1Z`;
+  });
+  const drawn = [shape("path", { class: `line line-${key}`, d: line })];
+  return fill ? [shape("path", { class: `area fill-${key}`, d: area }), ...drawn] : drawn;
+}
+
+// Shows one coarse frame in all tracks that have it; at rest the middle one.
+function highlighter() {
+  const groups = [];
+  return {
+    join: (nodes) => groups.push(nodes),
+    show: (index) => groups.forEach((nodes) => nodes.forEach((node, place) => {
+      const on = place === (index ?? Math.floor(nodes.length / 2));
+      node.classList.toggle("on", on);
+      if (on) node.parentNode.append(node);
+    })),
+  };
+}
+
+function chosenTrack(video, point, focus) {
+  const times = video.chosen.map((place) => place[1]);
+  const even = (times[times.length - 1] - times[0]) / Math.max(1, times.length - 1);
+  const steps = times.slice(1).map((time, index) => time - times[index]);
+  const densities = steps.map((step) => Math.min(8, even / Math.max(step, 1e-6)));
+  const highest = Math.max(1, ...densities);
+  const area = densities.map((density, index) => `H${times[index].toFixed(4)}V${(1 - (0.95 * density) / highest).toFixed(4)}H${times[index + 1].toFixed(4)}`).join("");
+  const marks = times.map((time) => shape("line", { class: "mark", x1: share(time / video.seconds), x2: share(time / video.seconds), y1: "55%", y2: "100%" }));
+  focus.join(marks);
+  const drawing = shape("svg", {}, stretched(video.seconds, 1, shape("path", { class: "density", d: `M${times[0].toFixed(4)} 1${area}V1Z` })), shape("g", {}, ...marks));
+  const reading = {
+    label: `Frames that Grid Pool chose of ${video.id}`, times, mark: focus.show,
+    read: (index) => ({
+      title: `Coarse frame ${index + 1} of ${times.length}`,
+      lines: [
+        [`video frame ${video.chosen[index][0]}`, seconds(times[index])],
+        ...(index < steps.length ? [["step to the next", seconds(steps[index])], ["density", `${compact(densities[index])} \u00d7 even`]] : []),
+      ],
+    }),
+  };
+  return trackOf("chosen", video, point, reading, drawing);
+}
+
+function weightsTrack(video, point, focus) {
+  const { times, centres, values } = video.weights;
+  const curves = values.map((weights) => {
+    const top = weights.map((weight, t) => `${t ? "L" : "M"}${times[t].toFixed(3)} ${(1 - 0.96 * weight).toFixed(3)}`).join("");
+    return shape("path", { class: "gauss", d: top });
+  });
+  focus.join(curves);
+  const step = times.length > 1 ? times[1] - times[0] : 0;
+  const seen = [times[0], times[times.length - 1] + step];
+  const outside = [[0, seen[0]], [seen[1], video.seconds]].filter(([from, to]) => to - from > step);
+  const drawing = shape("svg", {},
+    ...outside.map(([from, to]) => shape("rect", { class: "unseen", x: share(from / video.seconds), width: share((to - from) / video.seconds), y: 0, height: "100%" })),
+    stretched(video.seconds, 1, ...curves));
+  const order = centres.map((_, index) => index);
+  const reading = {
+    label: `Gaussian weights of ${video.id}`, times: order.map((index) => Math.min(centres[index], video.seconds)), mark: focus.show,
+    read: (index) => ({
+      title: `Coarse frame ${index + 1} of ${centres.length}`,
+      lines: [["centre", seconds(centres[index])], ["half its weight within", `\u00b1${seconds(video.weights.sigma * Math.sqrt(2 * Math.log(2)))}`]],
+    }),
+  };
+  return trackOf("weights", video, point, reading, drawing);
+}

@@ -1,0 +1,190 @@
+"""Chosen test videos for `tools.report`: film strip, ground truth, scores, Grid Pool's frames, Gaussian weights.
+
+Everything is placed in seconds. Video frame f (from 1) is at (f - 1) / n of the duration, as for the labels; official
+frame j of 25 stands for (j - 1) / 25 of it and is shown from there to the next.
+"""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from configs.schema import Config
+from datasets.clips import place_window, video_length
+from datasets.frames import count_frames, frame_path
+from eval.average_precision import average_precision
+from eval.charades_localize import Truth, frame_labels
+from eval.errors import InputError
+from models.alignment import gaussian_weights
+from models.pooling import RATIO
+from tools.report_data import RunRecord
+
+STRIP_FRAMES = 12
+STRIP_HEIGHT, JPEG_QUALITY = 120, 72  # pixels: enough for a sharp strip on a dense screen
+FALSE_CLASSES = 4  # classes shown that a video does not have: those with the highest scores
+
+
+class Picture(NamedTuple):
+    """One frame of a film strip."""
+
+    frame: int  # from 1
+    time: float
+    jpeg: str  # base64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Gaussian weights of a video's fine frames for each coarse frame (section 3.3 of the paper)."""
+
+    times: np.ndarray  # (T',) seconds of the fine frames
+    centres: np.ndarray  # (J,) seconds
+    sigma: float  # seconds
+    values: np.ndarray  # (J,T') in [0,1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoRecord:
+    """One test video; `precision` is AP over all its scores at once, `scores` {stage: (25, classes)}, -inf: no line."""
+
+    id: str
+    why: str
+    seconds: float
+    truth: list[tuple[int, float, float]]
+    classes: list[int]
+    scores: dict[str, np.ndarray]
+    precision: dict[str, float]
+    strip: list[Picture] = field(default_factory=list)
+    chosen: list[tuple[float, float]] = field(default_factory=list)  # (video frame from 1, seconds)
+    weights: Weights | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+# --- which videos -----------------------------------------------------------------------------------------------------
+
+
+def choose(run: RunRecord, truth: Mapping[str, Truth]) -> dict[str, str]:
+    """{video: why}: the best, the median and the worst predicted test video, by AP over all scores of a video.
+
+    Without predictions, the first video that has activities.
+    """
+    if run.scored is None:
+        return dict.fromkeys([v for v, known in truth.items() if known.actions][:1], "First test video")
+    precision = {video: video_precision(run.scored.scores[video], truth[video])
+                 for video in truth if video in run.scored.scores}  # fmt: skip
+    ranked = sorted((v for v in precision if not np.isnan(precision[v])), key=lambda v: (-precision[v], v))
+    if not ranked:
+        return {}
+    places = {"Best predicted": 0, "Median": (len(ranked) - 1) // 2, "Worst predicted": len(ranked) - 1}
+    chosen: dict[str, str] = {}
+    for why, place in places.items():
+        chosen.setdefault(ranked[place], why)
+    return chosen
+
+
+def video_precision(scores: np.ndarray, truth: Truth) -> float:
+    """AP over the scores (25,C) of a video taken as one list; NaN without a positive."""
+    labels = frame_labels(*truth, scores.shape[1])
+    return float(average_precision(scores.reshape(-1, 1), labels.reshape(-1, 1))[0])
+
+
+def shown_classes(actions: Sequence[tuple[int, float, float]], scores: Mapping[str, np.ndarray]) -> list[int]:
+    """A video's own classes in the order of their first action, then those wrongly scored highest."""
+    own = list(dict.fromkeys(label for label, _, _ in sorted(actions, key=lambda action: (action[1], action[0]))))
+    if not scores:
+        return own
+    peaks = np.max([values.max(0) for values in scores.values()], axis=0)
+    others = [int(label) for label in np.argsort(-peaks, kind="stable") if label not in own and peaks[label] > 0]
+    return own + others[:FALSE_CLASSES]
+
+
+# --- one video --------------------------------------------------------------------------------------------------------
+
+
+def read_video(run: RunRecord, video: str, why: str, truth: Truth) -> VideoRecord:
+    """All there is to show of one video; what is not there becomes a note."""
+    config = run.config
+    scores = {stage.key: stage.scores[video] for stage in run.stages if stage.scores and video in stage.scores}
+    notes = [f"{stage.title}: no predictions of this video" for stage in run.stages
+             if stage.scores and video not in stage.scores]  # fmt: skip
+    frames = Path(config.data.frames)
+    try:
+        n = count_frames(frames, video, allow_gaps=True)
+        strip = film_strip(frames, video, n, truth.length)
+        if not n:
+            notes.append(f"No frames of this video in {frames}: no film strip.")
+    except InputError as error:
+        n, strip = 0, []
+        notes.append(f"No film strip: {error}")
+
+    places = next((stage.chosen[video] for stage in reversed(run.stages) if video in stage.chosen), [])
+    stride = config.data.stride
+    T = video_length(n, stride) if n else round((max(places, default=1) - 1) / stride) + 1
+    per_frame = truth.length / (n or T * stride)  # without the frames, their number is known to one stride
+    weights = None
+    if places:
+        weights, note = fine_weights(config, places, T, per_frame)
+        notes += [note] if note else []
+    return VideoRecord(
+        id=video,
+        why=why,
+        seconds=truth.length,
+        truth=[action for action in truth.actions if action[2] > action[1]],
+        classes=shown_classes(truth.actions, scores),
+        scores=scores,
+        precision={key: video_precision(values, truth) for key, values in scores.items()},
+        strip=strip,
+        chosen=[(frame, (frame - 1) * per_frame) for frame in places],
+        weights=weights,
+        notes=notes,
+    )
+
+
+def film_strip(frames: Path, video: str, n: int, seconds: float) -> list[Picture]:
+    """Evenly spaced frames, each from the middle of its share of the video."""
+    numbers = [int((k + 0.5) / STRIP_FRAMES * n) + 1 for k in range(STRIP_FRAMES)] if n else []
+    return [Picture(number, (number - 1) * seconds / n, thumbnail(frame_path(frames, video, number)))
+            for number in numbers]  # fmt: skip
+
+
+def thumbnail(path: Path) -> str:
+    """The frame as a small JPEG, base64."""
+    try:
+        with Image.open(path) as image:
+            image.thumbnail((4 * STRIP_HEIGHT, STRIP_HEIGHT))
+            file = io.BytesIO()
+            image.convert("RGB").save(file, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:  # SyntaxError: PIL's broken headers
+        raise InputError(f"{path}: unreadable frame ({error})") from None
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def fine_weights(config: Config, places: Sequence[float], T: int, per_frame: float) -> tuple[Weights | None, str]:
+    """Gaussian weights of the fine frames that the network sees of a video of T clip frames; or why there are none.
+
+    places: Grid Pool's frames, video frames from 1; place 1 + stride g (T - 1) stands for location g.
+    per_frame: seconds of a video frame.
+    """
+    data, model = config.data, config.model
+    if model.fusion == "none" or getattr(model, "alignment", "gaussian") != "gaussian":
+        return None, ""
+    if len(places) != -(-T // RATIO) + 1:
+        return None, "Evaluated in several windows, each aligned on its own: no Gaussian weights are drawn."
+    window, start = place_window(0, T, T, length=data.fine_frames, mode=data.fine_window)
+    seen = min(T - window, data.fine_frames)
+    grid = (np.array(places) - 1) / (data.stride * max(T - 1, 1))
+    centres = torch.from_numpy(grid * T + start)
+    scale = getattr(model, "gaussian_scale", 1 / 8)
+    values = gaussian_weights(centres[None], torch.ones(1, seen, dtype=torch.float64), scale=scale)[0].T
+    clip_frame = data.stride * per_frame
+    return Weights(
+        times=(window + np.arange(seen)) * clip_frame,
+        centres=(window + centres.numpy()) * clip_frame,
+        sigma=scale * seen * clip_frame,
+        values=values.numpy(),
+    ), ""
