@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -31,8 +30,7 @@ from configs.files import save_yaml
 from configs.schema import Config, Stage
 from datasets.annotations import Annotations
 from datasets.batch import Batch, Preparer, pad, prepare, time_lengths
-from datasets.joining import WholeVideos
-from datasets.windows import borders
+from datasets.joining import WholeVideos, chosen_frames
 from engine import distributed
 from engine.checkpoint import previous
 from engine.evaluation import Criterion, Forward, Prepare, evaluate
@@ -140,16 +138,10 @@ class Evaluation:
         self.locations = (output[1] * (args[0].shape[2] - 1)).cpu()
 
     def join(self, batch: Batch, logits: Tensor) -> Iterable[tuple[Batch, Tensor]]:
-        """Whole videos from windows and their logits (B,C,L); keeps Grid Pool's frames on the way.
-
-        Of a window these are the ones nearer to its middle than to its neighbours', so that a video's frames ascend.
-        """
+        """Whole videos from windows and their logits (B,C,L); keeps Grid Pool's frames on the way."""
         if self.locations is not None:
             for video, part, locations in zip(batch["videos"], batch["parts"], self.locations.tolist(), strict=True):
-                start, _ = part.windows[part.number]
-                low, high = [-math.inf, *borders(part.windows), math.inf][part.number : part.number + 2]
-                times = [start + t for t in locations if low <= start + t + 0.5 < high]  # frame t is from t to t + 1
-                self.grids[video] += [round(1 + self.stride * t, 2) for t in times]
+                self.grids[video] += chosen_frames(part, locations, self.stride)
         return self.whole_videos(batch, logits)
 
     def add(self, batch: Batch, probabilities: Tensor) -> None:

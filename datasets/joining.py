@@ -1,13 +1,25 @@
 """From batches of windows back to whole videos, since losses and scores are of whole videos."""
 
+import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from datasets.batch import Batch
-from datasets.windows import Joins
+from datasets.windows import Joins, Part, borders
+
+
+def chosen_frames(part: Part, locations: Sequence[float], stride: int) -> list[float]:
+    """Grid Pool's frames of one window as video frames from 1; `locations` are theirs in the window, in clip frames.
+
+    Of a window these are the ones nearer to its middle than to its neighbours', so that a video's frames ascend.
+    """
+    start, _ = part.windows[part.number]
+    low, high = [-math.inf, *borders(part.windows), math.inf][part.number : part.number + 2]
+    times = [start + t for t in locations if low <= start + t + 0.5 < high]  # frame t is from t to t + 1
+    return [round(1 + stride * t, 2) for t in times]
 
 
 class WholeVideos:

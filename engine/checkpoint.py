@@ -86,14 +86,15 @@ def _keep(path: Path, name: Path) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """What `save_weights` wrote: {"stage", "model"}."""
+    """What `save_weights` wrote: {"stage", "config", "model"}."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
         with safe_open(path, "pt") as file:
-            stage = (file.metadata() or {})["stage"]
-            return {"stage": stage, "model": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
-    except (SafetensorError, KeyError) as error:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {"stage": metadata["stage"], "config": json.loads(metadata["config"]), "model": tensors}
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path}: damaged, or not weights of these scripts") from error
 
 

@@ -1,0 +1,228 @@
+"""Activities over time in any video: a trained network, a file that PyAV reads, and no dataset.
+
+    python predict.py kitchen.mp4 --checkpoint runs/charades/coarse/checkpoints/best.pt -gpu cpu
+
+For each video NAME, three files in the output folder: NAME.json (activities: class, start, end, score), NAME.csv (every
+frame's probabilities) and NAME.png (a time line). A folder of frames (ID/ID-000001.jpg ...) is taken as well. What a
+checkpoint of these scripts does not say of itself, as a published one, comes from --config.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import torch
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from assemble import input_size, read_ours, writable
+from configs.cli import Command, load
+from configs.options import DEFAULT_CONFIG
+from configs.schema import Config
+from datasets.annotations import read_class_names
+from datasets.clips import video_frames
+from datasets.frames import count_frames, get_decoder, read_frames
+from datasets.video import FPS, VideoFile
+from engine.log import progress
+from eval.errors import InputError
+from launch import run_script, start
+from models.official import holds_coarse
+from tools.activities import find_activities, smooth, write_csv, write_json
+from tools.prediction import ClipFile, Networks, load_networks, predict
+from tools.timeline import timeline_figure
+
+LONGEST = 256  # clip frames that are seen at once where nothing else is said: 107 s at stride 10, about 2 GB
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parse(argv)
+    command = Command(config=Config(), gpus=options.gpu, eval_only=False, given=frozenset())
+    run_script(__file__, command, argv, lambda command: predict_all(command, options))
+
+
+def predict_all(command: Command, options: argparse.Namespace) -> None:
+    """Every video; what is wrong with one does not keep the others from being predicted."""
+    names = output_names(options.videos)
+    device = start(command)
+    nets = choose_networks(options, device)
+    data = nets.config.data
+    classes = read_class_names(options.class_names or data.class_names, data.num_classes)
+    folder = writable(options.output, "--output")
+    failed = 0
+    for video, name in zip(options.videos, names, strict=True):
+        try:
+            problem = predict_video(nets, video, folder / name, classes, options)
+        except InputError as error:
+            problem, failed = str(error), failed + 1
+        else:
+            failed += bool(problem) and options.strict
+        if problem:
+            print(f"predict.py: {problem}", file=sys.stderr, flush=True)
+    if failed:
+        raise SystemExit(1)
+
+
+# --- which networks ---------------------------------------------------------------------------------------------------
+
+
+def choose_networks(options: argparse.Namespace, device: torch.device) -> Networks:
+    """What the checkpoints are, by their own account where they are of these scripts, and the networks they fit."""
+    path, ours = options.checkpoint, read_ours(options.checkpoint)
+    config = load(*options.config or [DEFAULT_CONFIG]) if ours is None else Config.from_dict(ours["config"])
+    stage = ours["stage"] if ours else ("coarse" if holds_coarse(path) else "fine")
+    if stage == "fine":
+        if options.fine_checkpoint:
+            raise InputError(f"{path}: a Fine stream already; --fine_checkpoint goes with one of the Coarse stream")
+        return load_networks(config, fine=path, coarse=None, device=device)
+    fine = fine_checkpoint(options, config) if config.model.fusion != "none" else None
+    return load_networks(config, fine=fine, coarse=path, device=device)
+
+
+def fine_checkpoint(options: argparse.Namespace, config: Config) -> Path:
+    """That of the Fine stream whose features the Coarse stream was trained with."""
+    if options.fine_checkpoint:
+        return options.fine_checkpoint
+    beside = options.checkpoint.resolve().parents[2] / "fine" / "checkpoints" / "best.pt"
+    for path in (config.features_checkpoint, beside):
+        if path.is_file():
+            return path
+    raise InputError(
+        f"{options.checkpoint}: a Coarse stream needs its Fine stream's checkpoint, which is not at "
+        f"{config.features_checkpoint} nor {beside}; name it with --fine_checkpoint"
+    )
+
+
+# --- one video --------------------------------------------------------------------------------------------------------
+
+
+def predict_video(
+    nets: Networks, video: Path, target: Path, classes: Sequence[str], options: argparse.Namespace
+) -> str | None:
+    """Writes the three files of a video; returns what is wrong with it where something is."""
+    config = nets.config
+    print(f"{video}:")
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".predict-") as scratch:
+        clip = ClipFile(Path(scratch, "clip"), input_size(config))
+        n, problem = read_video(video, clip, stride=config.data.stride, fps=options.fps)
+        window = options.window or config.eval.window or LONGEST
+        overlap = window // 4 if options.overlap is None else options.overlap
+        predicted = predict(
+            nets, clip, n, Path(scratch, "features"), window=window, overlap=overlap, progress=progress
+        )
+    probabilities = smooth(predicted.probabilities, round(options.smooth * options.fps))
+    activities = find_activities(probabilities, threshold=options.threshold, fps=options.fps, top=options.top)
+    seconds = probabilities.shape[1] / options.fps
+    about = {
+        "video": str(video),
+        "problem": problem,
+        "seconds": round(seconds, 4),
+        "fps": options.fps,
+        "frames": probabilities.shape[1],
+        "checkpoint": str(options.checkpoint),
+        "threshold": options.threshold,
+        "smooth": options.smooth,
+        "grid_pool": predicted.chosen,
+    }
+    write_csv(target.with_suffix(".csv"), probabilities, classes, fps=options.fps)
+    figure = timeline_figure(
+        video.name, duration=seconds, probabilities=probabilities, intervals=activities, names=classes,
+        chosen=[(frame - 1) / options.fps for frame in predicted.chosen],
+    )  # fmt: skip
+    figure.savefig(target.with_suffix(".png"), dpi=120)
+    write_json(target.with_suffix(".json"), about, activities, classes)
+    print(f"  {summary(probabilities, activities, classes, options.threshold)}; {target}.json, .csv, .png")
+    return f"{video}: {problem}; what could be decoded is predicted" if problem else None
+
+
+def read_video(video: Path, clip: ClipFile, *, stride: int, fps: float) -> tuple[int, str | None]:
+    """Fill the clip from a file or a folder of frames: the video's number of frames, and what is wrong with it."""
+    if video.is_dir():
+        n = count_frames(video.parent, video.name)
+        if not n:
+            raise InputError(f"{video}: no frames in it; they are named {video.name}-000001.jpg and so on")
+        numbers = video_frames(n, stride)
+        decode = get_decoder()
+        clip.fill(image for k in numbers for image in read_frames(video.parent, video.name, [k], decode))
+        return n, None
+    file = VideoFile(video)
+    clip.fill(upright(progress(file.frames(fps=fps, stride=stride), expected(file, fps, stride), "Decoding")))
+    return file.num_frames, file.problem
+
+
+def upright(frames: Iterable[np.ndarray]) -> Iterator[Tensor]:
+    """(H,W,3) arrays as (3,H,W) tensors."""
+    return (torch.from_numpy(frame).permute(2, 0, 1) for frame in frames)
+
+
+def expected(file: VideoFile, fps: float, stride: int) -> int:
+    return max(1, int((file.seconds or 0) * fps / stride))
+
+
+def summary(probabilities: np.ndarray, activities: Sequence, classes: Sequence[str], threshold: float) -> str:
+    """How much was found; of nothing, what came nearest."""
+    if activities:
+        return f"{len(activities)} activities"
+    label = int(probabilities.max(1).argmax())
+    return (
+        f"nothing reaches {threshold:g}; the nearest is {classes[label]} with {probabilities[label].max():.2f} "
+        "(lower --threshold)"
+    )
+
+
+# --- command line -----------------------------------------------------------------------------------------------------
+
+
+def output_names(videos: Sequence[Path]) -> list[str]:
+    """The videos' names without folder and suffix, which must differ."""
+    names = [video.resolve().name if video.is_dir() else video.stem for video in videos]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            other = videos[names.index(name)]
+            raise InputError(f"{videos[index]}: its files would replace those of {other}; rename it")
+    return names
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a mistake with one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(
+        prog="predict.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("videos", metavar="VIDEO", type=Path, nargs="+", help="video file, or folder of frames ID/ID-000001.jpg")
+    add("--checkpoint", metavar="FILE", type=Path, required=True, help="of stage 1 or 3, ours or a published one")
+    add("--fine_checkpoint", metavar="FILE", type=Path, help="the Fine stream's; by default that of the same run")
+    add("--config", metavar="FILE", action="append", help="experiment of a published checkpoint; repeatable")
+    add("--output", metavar="DIR", type=Path, default=Path("predictions"), help="folder of results (predictions)")
+    add("--threshold", metavar="P", type=ClosedUnitInterval, default=0.5, help="least probability of an activity (0.5)")
+    add("--top", metavar="N", type=PositiveInt, help="keep the N activities of the highest scores")
+    add("--smooth", metavar="S", type=NonNegativeFloat, default=0.0, help="average over S seconds first (0)")
+    add("--fps", metavar="F", type=PositiveFloat, default=FPS, help="frames a second of the training videos (24)")
+    add("--window", metavar="N", type=PositiveInt, help=f"clip frames seen at once (eval.window, else {LONGEST})")
+    add("--overlap", metavar="N", type=NonNegativeInt, help="clip frames that windows have in common (a quarter)")
+    add("--class_names", metavar="FILE", help="text file, a class a line (the run's data.class_names)")
+    add("--strict", action="store_true", help="exit status 1 also where a video is damaged but could be predicted")
+    add("-gpu", metavar="N|cpu", type=_gpu, help="device; the first GPU where there is one")
+    options = parser.parse_args(argv)
+    if (options.overlap or 0) >= (options.window or LONGEST):
+        parser.error(f"--overlap {options.overlap}: must be below --window {options.window or LONGEST}")
+    return options
+
+
+def _gpu(text: str) -> tuple[int, ...]:
+    """() for the CPU, (number,) for a GPU."""
+    return () if text == "cpu" else (NonNegativeInt(text),)
+
+
+if __name__ == "__main__":
+    main()
