@@ -16,7 +16,8 @@ from datasets.annotations import Annotations, Video, read_class_names
 from datasets.batch import EpochBatches, equal_length_batches, make_loader, window_batches
 from datasets.clips import MISSING_LIMIT, Found, TestVideos, TrainClips, VideoFrames, find_videos, video_length
 from datasets.features import FeatureStore, file_sha256
-from datasets.frames import get_decoder
+from datasets.frames import Listing, get_decoder
+from datasets.index import list_with_index
 from engine import checkpoint as engine_checkpoint
 from engine import distributed
 from engine.checkpoint import FORMAT, read_weights
@@ -73,11 +74,17 @@ def find(config: Config, videos: list[Video], what: str, *, min_frames: int = 1)
         min_frames=min_frames,
         allow_missing=config.data.allow_missing,
         allow_gaps=config.data.on_bad_sample == "skip",
+        listings=frame_listings(config, videos),
     )
     print(f"{what}: {found.report()}")
     if not found.videos:
         raise InputError(f"no usable {what.lower()}; check --data.annotations, --data.frames and --data.min_frames")
     return found
+
+
+def frame_listings(config: Config, videos: list[Video]) -> dict[str, Listing]:
+    """What the videos' folders hold; those that have not changed since the last start are not listed again."""
+    return list_with_index(config.data.frames, [video.id for video in videos], spare=config.run_dir)
 
 
 def open_features(config: Config) -> FeatureStore | None:

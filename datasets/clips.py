@@ -5,8 +5,9 @@ Numbers in this file: video frames are 1-based as their files; `n` is a video's 
 Label column k (from 0) stands for video frame k + 1.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, NotRequired, TypedDict
 
@@ -17,8 +18,8 @@ from torch.utils.data import Dataset
 
 from datasets.annotations import Video
 from datasets.features import FeatureStore
-from datasets.frames import Decoder, count_all_frames, get_decoder, read_frames
-from datasets.transforms import augmented_view, centred_view, render
+from datasets.frames import Decoder, Listing, get_decoder, list_all_frames, read_frames, usable_frames
+from datasets.transforms import View, augmented_view, centred_view, render
 from datasets.windows import Part, split
 from eval.errors import InputError
 
@@ -43,7 +44,9 @@ class Sample(TypedDict):
     num_frames: int  # n
     duration: float  # seconds
     fine_features: NotRequired[dict[str, Tensor]]  # {layer: (C,T',7,7)}
-    start: NotRequired[int]  # the clip's first frame on the axis of fine_features
+    fine_clip: NotRequired[Tensor]  # (3,T',H,W) uint8: the frames that fine features would be of
+    fine_labels: NotRequired[Tensor]  # (C,L') float32, of fine_clip
+    start: NotRequired[int]  # the clip's first frame on the axis of fine_features or fine_clip
     part: NotRequired[Part]  # of a test video: the window that the clip is
     skipped: NotRequired[list[Skipped]]  # videos that could not be read, in whose place this one is
 
@@ -137,6 +140,7 @@ def find_videos(
     min_frames: int = 1,
     allow_missing: bool = False,
     allow_gaps: bool = False,
+    listings: Mapping[str, Listing] | None = None,
 ) -> Found:
     """The videos that can be used, with their numbers of frames.
 
@@ -146,8 +150,11 @@ def find_videos(
         min_frames: Shorter videos are left out (for training only: the test view takes any length).
         allow_missing: Accept any number of videos without frames; otherwise more than 1% is an error.
         allow_gaps: Accept videos that lack a frame among others, for a dataset that skips what cannot be read.
+        listings: Of the videos' folders, such as the index gives; None to list them.
     """
-    counts = count_all_frames(frames, [video.id for video in videos], allow_gaps=allow_gaps)
+    ids = [video.id for video in videos]
+    listings = list_all_frames(frames, ids) if listings is None else listings
+    counts = {video: usable_frames(frames, video, listings[video], allow_gaps=allow_gaps) for video in ids}
     found = select_videos(videos, counts, min_frames)
     missing = found.missing
     if len(missing) > MISSING_LIMIT * len(videos) and not allow_missing:
@@ -187,6 +194,7 @@ class _VideoDataset(Dataset):
         store: FeatureStore | None = None,
         fine_frames: int = 128,
         fine_window: str = "first",
+        fine_clips: bool = False,
         skip_unreadable: bool = False,
     ):
         """
@@ -200,6 +208,7 @@ class _VideoDataset(Dataset):
             store: Features of the Fine stream, added to every sample; must have all the videos.
             fine_frames: Feature frames of a sample at most.
             fine_window: "first" or "centred"; see `place_window`.
+            fine_clips: In place of stored features, every sample has the frames that they would be of, in its own view.
             skip_unreadable: A video that cannot be read is reported in its sample; otherwise it is an error.
         """
         if fine_window not in FINE_WINDOWS:
@@ -215,21 +224,50 @@ class _VideoDataset(Dataset):
         self.store = store
         self.fine_frames = fine_frames
         self.fine_window = fine_window
+        self.fine_clips = fine_clips
         self.skip_unreadable = skip_unreadable
 
     def __len__(self) -> int:
         return len(self.videos)
 
-    def _sample(self, index: int, clip: Tensor, labels: Tensor, first: int) -> Sample:
-        """`first`: the clip's first frame on the fine axis, from 0."""
+    def _sample(
+        self, index: int, numbers: range, choose_view: Callable[[int, int], View], labels: Tensor, first: int
+    ) -> Sample:
+        """The clip of these video frames, and what the Fine stream sees or has seen of the video.
+
+        Args:
+            choose_view: Width and height of the video's frames -> the view of all that is shown of it.
+            first: The clip's first frame on the fine axis, from 0.
+        """
         video, n = self.videos[index]
+        total = video_length(n, self.stride)
+        window, start = place_window(first, len(numbers), total, length=self.fine_frames, mode=self.fine_window)
+        fine = video_frames(n, self.stride)[window : window + self.fine_frames] if self.fine_clips else range(0)
+        clip, fine_clip = self._render(video.id, (numbers, fine), choose_view)
         sample = Sample(video=video.id, clip=clip, labels=labels, num_frames=n, duration=video.duration)
         if self.store is not None:
-            T, total = clip.shape[1], self.store.frames(video.id)
-            window, start = place_window(first, T, total, length=self.fine_frames, mode=self.fine_window)
             sample["fine_features"] = self.store.read(video.id, window, window + self.fine_frames)
             sample["start"] = start
+        if self.fine_clips:
+            sample["fine_clip"] = fine_clip
+            sample["fine_labels"] = self._labels(index, window, window + len(fine))
+            sample["start"] = start
         return sample
+
+    def _render(
+        self, video: str, clips: Sequence[range], choose_view: Callable[[int, int], View]
+    ) -> list[Tensor]:
+        """Clips (3,T,size,size) uint8 of these video frames, each decoded once, all in one view."""
+        numbers = sorted(set().union(*clips))
+        images = dict(zip(numbers, read_frames(self.frames, video, numbers, self.decode), strict=True))
+        height, width = images[numbers[0]].shape[1:]
+        view = choose_view(width, height)
+        return [render([images[number] for number in clip], view, self.size) for clip in clips]
+
+    def _labels(self, index: int, start: int, stop: int) -> Tensor:
+        """Labels (C,L) of the video's frames start..stop-1 in the test view."""
+        video, n = self.videos[index]
+        return frame_labels(video, n, self.num_classes, start * self.stride, min(n, stop * self.stride))
 
 
 class TrainClips(_VideoDataset):
@@ -263,11 +301,9 @@ class TrainClips(_VideoDataset):
         video, n = self.videos[index]
         first = draw_first_frame(rng, n, self.clip_span)
         numbers = clip_frames(first, n, stride=self.stride, clip_span=self.clip_span)
-        images = read_frames(self.frames, video.id, numbers, self.decode)
-        height, width = images[0].shape[1:]
-        clip = render(images, augmented_view(rng, width, height, self.size), self.size)
         labels = frame_labels(video, n, self.num_classes, first - 1, min(first + self.clip_span - 1, n))
-        return self._sample(index, clip, labels, first // self.stride)
+        view = partial(augmented_view, rng, size=self.size)
+        return self._sample(index, numbers, view, labels, first // self.stride)
 
 
 class TestVideos(_VideoDataset):
@@ -302,11 +338,6 @@ class TestVideos(_VideoDataset):
             return Sample(skipped=[Skipped(self.videos[index].video.id, str(error))])
 
     def _window(self, index: int, part: Part) -> Sample:
-        video, n = self.videos[index]
         start, stop = part.windows[part.number]
-        numbers = video_frames(n, self.stride)[start:stop]
-        images = read_frames(self.frames, video.id, numbers, self.decode)
-        height, width = images[0].shape[1:]
-        clip = render(images, centred_view(width, height), self.size)
-        labels = frame_labels(video, n, self.num_classes, start * self.stride, min(n, stop * self.stride))
-        return self._sample(index, clip, labels, start) | {"part": part}
+        numbers = video_frames(self.videos[index].n, self.stride)[start:stop]
+        return self._sample(index, numbers, centred_view, self._labels(index, start, stop), start) | {"part": part}

@@ -7,9 +7,11 @@ frame that is missing, truncated or unreadable is an `InputError` that names its
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,9 +22,11 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from eval.errors import InputError
 
 Decoder = Callable[[Path], Tensor]
+Look = Callable[[Path, str], Any]
 
 SUFFIX = ".jpg"
 SCAN_THREADS = 16  # listing folders waits for the disk or the network, not for the processor
+SCANNED_TOGETHER = 32  # videos that a thread takes at a time
 END_OF_IMAGE = b"\xff\xd9"
 
 
@@ -31,43 +35,83 @@ def frame_path(root: str | Path, video: str, number: int) -> Path:
     return Path(root, video, f"{video}-{number:06d}{SUFFIX}")
 
 
-def count_frames(root: str | Path, video: str, *, allow_gaps: bool = False) -> int:
-    """Number of frame files in the video's folder; 0 without the folder.
+class Listing(NamedTuple):
+    """What the names in a video's folder say of its frames.
 
-    Names are listed, no file is touched. A gap in the numbering is a missing frame, hence an error; or it is counted
-    (`allow_gaps`), and an error for who reads it.
+    Attributes:
+        last: The highest number of a frame; without holes, the number of frames. 0 without a folder or frames.
+        holes: Missing frames as (first, last) of each row of them, in order.
+        stray: A file that is named like a frame but not numbered like one, if there is any.
     """
+
+    last: int = 0
+    holes: tuple[tuple[int, int], ...] = ()
+    stray: str | None = None
+
+
+def list_frames(root: str | Path, video: str) -> Listing:
+    """The frames in a video's folder. Names are listed, no file is touched."""
     prefix = f"{video}-"
     try:
         names = [name for name in os.listdir(Path(root, video)) if name.startswith(prefix) and name.endswith(SUFFIX)]
     except (FileNotFoundError, NotADirectoryError):
-        return 0
+        return Listing()
     n = len(names)
-    if n and max(names) != frame_path(root, video, n).name:
-        last = re.fullmatch(r"(\d{6})", max(names)[len(prefix) : -len(SUFFIX)])
-        if allow_gaps and last:
-            return int(last[1])
-        _raise_gap(root, video, names)
-    return n
+    last = frame_path(root, video, n).name
+    if n and max(names) == last and sum(map(len, names)) == n * len(last):
+        return Listing(n)
+    return _list_one_by_one(root, video, names)
+
+
+def _list_one_by_one(root: str | Path, video: str, names: list[str]) -> Listing:
+    """As `list_frames`, of names that are not just frames 1..n."""
+    numbers, stray = [], None
+    for name in sorted(names):
+        digits = name[len(video) + 1 : -len(SUFFIX)]
+        number = int(digits) if re.fullmatch(r"[0-9]+", digits) else 0
+        if number and frame_path(root, video, number).name == name:
+            numbers.append(number)
+        else:
+            stray = stray or name
+    last = max(numbers, default=0)
+    edges = pairwise([0, *sorted(numbers), max(last, len(names)) + 1])
+    return Listing(last, tuple((before + 1, after - 1) for before, after in edges if after > before + 1), stray)
+
+
+def usable_frames(root: str | Path, video: str, listing: Listing, *, allow_gaps: bool = False) -> int:
+    """Number of frames of a listed folder.
+
+    A hole is a missing frame, hence an error; or it is counted (`allow_gaps`), and an error for who reads it.
+    """
+    if not listing.holes or (allow_gaps and listing.last):
+        return listing.last
+    path = frame_path(root, video, listing.holes[0][0])
+    if listing.stray:
+        raise InputError(f"{path}: missing frame (rename {listing.stray}: frames are numbered from 000001, six digits)")
+    others = frame_path(root, video, listing.last).name
+    raise InputError(f"{path}: missing frame (others go up to {others}); extract the video's frames again")
+
+
+def count_frames(root: str | Path, video: str, *, allow_gaps: bool = False) -> int:
+    """Number of frame files in the video's folder; 0 without the folder. See `usable_frames`."""
+    return usable_frames(root, video, list_frames(root, video), allow_gaps=allow_gaps)
+
+
+def list_all_frames(root: str | Path, videos: Iterable[str], look: Look = list_frames) -> dict[str, Any]:
+    """What `look` says of every video's folder, by default its `Listing`, in the given order."""
+    root, videos = Path(root), list(videos)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; set --data.frames to the folder that holds <id>/<id>-000001.jpg")
+    shares = [videos[first : first + SCANNED_TOGETHER] for first in range(0, len(videos), SCANNED_TOGETHER)]
+    with ThreadPoolExecutor(SCAN_THREADS) as pool:
+        looked = pool.map(lambda share: [look(root, video) for video in share], shares)
+        return dict(zip(videos, chain.from_iterable(looked), strict=True))
 
 
 def count_all_frames(root: str | Path, videos: Iterable[str], *, allow_gaps: bool = False) -> dict[str, int]:
     """Number of frames of every video (0 without a folder), in the given order; see `count_frames`."""
-    root, videos = Path(root), list(videos)
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder; set --data.frames to the folder that holds <id>/<id>-000001.jpg")
-    with ThreadPoolExecutor(SCAN_THREADS) as pool:
-        counts = pool.map(lambda video: count_frames(root, video, allow_gaps=allow_gaps), videos)
-        return dict(zip(videos, counts, strict=True))
-
-
-def _raise_gap(root: str | Path, video: str, names: list[str]) -> None:
-    present = set(names)
-    for number in range(1, len(names) + 1):
-        path = frame_path(root, video, number)
-        if path.name not in present:
-            raise InputError(f"{path}: missing frame (others go up to {max(names)}); extract the video's frames again")
-    raise InputError(f"{Path(root, video, max(names))}: frames are numbered from 000001 with six digits; rename them")
+    listings = list_all_frames(root, videos)
+    return {video: usable_frames(root, video, found, allow_gaps=allow_gaps) for video, found in listings.items()}
 
 
 def get_decoder(backend: str = "auto") -> Decoder:
@@ -85,15 +129,20 @@ def get_decoder(backend: str = "auto") -> Decoder:
 
 def read_frames(root: str | Path, video: str, numbers: Iterable[int], decode: Decoder) -> list[Tensor]:
     """Decoded frames (3,H,W) of a video, all of one size; `numbers` count from 1."""
-    frames = []
+    return list(decode_frames(root, video, numbers, decode))
+
+
+def decode_frames(root: str | Path, video: str, numbers: Iterable[int], decode: Decoder) -> Iterator[Tensor]:
+    """As `read_frames`, one at a time."""
+    first = None
     for number in numbers:
         path = frame_path(root, video, number)
         frame = decode(path)
-        if frames and frame.shape != frames[0].shape:
-            (h, w), (h0, w0) = frame.shape[1:], frames[0].shape[1:]
+        first = frame.shape if first is None else first
+        if frame.shape != first:
+            (h, w), (h0, w0) = frame.shape[1:], first[1:]
             raise InputError(f"{path}: {w}x{h} pixels where the video has {w0}x{h0}; extract its frames again")
-        frames.append(frame)
-    return frames
+        yield frame
 
 
 def _unreadable(path: Path, reason: object) -> InputError:

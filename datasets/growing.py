@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from socket import gethostname
 
 import torch
 from torch import Tensor
@@ -19,8 +20,8 @@ DTYPE_NAMES = {torch.float16: "F16", torch.float32: "F32"}
 
 
 def temporary_path(path: Path) -> Path:
-    """Where a file is written before it gets its name; another for each process."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Where a file is written before it gets its name; another for each process, on any machine."""
+    return path.with_name(f".{path.name}.{gethostname()}.{os.getpid()}.tmp")
 
 
 @contextmanager
