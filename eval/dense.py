@@ -12,6 +12,7 @@ of the steps; without it step k of F is at k/F of the video's length.
 """
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -68,7 +69,7 @@ def read_steps(path: str | Path) -> dict[str, Steps]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:  # TypeError: a single .npy array
         raise InputError(f"{path}: not an .npz file of arrays ({error})") from None
     predictions = {
         name: Steps(array, arrays.get(name + SECONDS)) for name, array in arrays.items() if not name.endswith(SECONDS)

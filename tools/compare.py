@@ -1,0 +1,134 @@
+"""Prediction files by every rule, side by side, with 95% intervals by bootstrap over videos.
+
+    python -m tools.compare runs/a/coarse runs/b/coarse --ground-truth data/Charades/Charades_v1_test.csv \\
+        --figure ab.png --csv ab.csv --json ab.json
+
+PREDICTIONS is an official submission (rules "official" and "video level"), released.txt (rule "released"; with
+--frames), an .npz file of the scores of all steps (rule "dense"; eval.dense says what it holds), or the folder of a
+training stage, whose official.txt is scored, and with --frames its released.txt too. Further files are compared with
+the first. An interval of a difference is paired: both files are scored on the same resamples of the videos; a star
+says that it leaves out 0. Intervals cover the choice of test videos, not that of the training seed.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from string import ascii_uppercase
+
+from datasets.annotations import load_annotations, read_class_names
+from datasets.charades import CLASS_FILE
+from datasets.charades import class_names as names_beside
+from eval.bootstrap import LEVEL
+from eval.charades_localize import Truth, read_ground_truth
+from eval.errors import InputError
+from tools import compare_figure, compare_output
+from tools.compare_rules import Frames, Reader, score_all
+
+STRIDE = 10
+LARGEST_CLASS = 1 << 20  # of a ground truth whose number of classes the predictions decide
+
+
+def read_truth(path: Path, first_class: int) -> dict[str, Truth]:
+    """Test videos of an official CSV, of annotations in JSON, or of a folder with both official CSVs."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file; --ground-truth is an official CSV or the annotations' JSON")
+    if path.is_file() and path.suffix.lower() != ".json":
+        return read_ground_truth(path)
+    videos = load_annotations(path, num_classes=LARGEST_CLASS, first_class=first_class).subset("testing")
+    if not videos:
+        raise InputError(f"{path}: no test videos in it")
+    return {video.id: Truth([tuple(action) for action in video.actions], video.duration) for video in videos}
+
+
+def name_classes(given: Path | None, ground_truth: Path, num_classes: int) -> list[str]:
+    """Names from the given file, or the official list beside the ground truth, or numbers."""
+    if given is not None:
+        return read_class_names(given, num_classes)
+    found = names_beside(ground_truth)
+    return found if found and len(found) == num_classes else [f"class {c}" for c in range(num_classes)]
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Read everything, score it, print it, write it."""
+    outputs = [path for path in (args.json, args.csv, args.figure) if path]
+    compare_output.check_outputs(outputs)
+    if args.figure:
+        compare_figure.check_format(args.figure)
+    frames = Frames(args.frames, args.stride) if args.frames else None
+    reader = Reader(read_truth(args.ground_truth, args.first_class), args.ground_truth, frames)
+    files = {str(path): reader.read(path) for path in args.predictions}
+    names = name_classes(args.class_names, args.ground_truth, reader.num_classes)
+    print("".join(f"{remark}\n" for remark in reader.remarks), end="")
+
+    scored = score_all(files, list(reader.truth), resamples=args.resamples, seed=args.seed)
+    letters = dict(zip(files, ascii_uppercase, strict=False))
+    print(f"{args.ground_truth}: {len(reader.truth)} videos, {reader.num_classes} classes")
+    print(f"percent [95% interval], from {args.resamples} resamples of the videos, seed {args.seed}\n")
+    print("\n".join([*compare_output.summary(scored, letters), *compare_output.by_class(scored, letters, names)]))
+    if args.json:
+        about = {"ground_truth": str(args.ground_truth), "videos": len(reader.truth), "level": LEVEL,
+                 "resamples": args.resamples, "seed": args.seed}  # fmt: skip
+        compare_output.write_json(args.json, scored, names, about)
+    if args.csv:
+        compare_output.write_csv(args.csv, scored, names)
+    if args.figure:
+        compare_figure.draw(args.figure, scored, letters, names)
+    if outputs:
+        print(f"\nwritten: {', '.join(map(str, outputs))}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compare; 1 with one line on stderr where a file cannot be scored or written."""
+    try:
+        compare(_parse(argv))
+    except (InputError, OSError) as error:
+        named = isinstance(error, OSError) and error.filename and error.strerror
+        text = f"{error.filename}: {error.strerror}" if named else str(error)
+        print(f"compare: error: {' '.join(text.split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("predictions", metavar="PREDICTIONS", nargs="+", type=Path, help="files or folders of stages")
+    parser.add_argument("--ground-truth", metavar="FILE", type=Path, required=True,
+                        help="official CSV, or annotations as JSON, whose test videos count")  # fmt: skip
+    parser.add_argument("--first-class", metavar="N", type=int, default=0,
+                        help="what the JSON calls the first class (default 0; multithumos.json: 1)")  # fmt: skip
+    parser.add_argument("--frames", metavar="FOLDER", type=Path, help="the dataset's frames, for rule released")
+    parser.add_argument("--stride", metavar="N", type=_positive, default=STRIDE,
+                        help=f"data.stride of the runs, for rule released (default {STRIDE})")  # fmt: skip
+    parser.add_argument("--class-names", metavar="FILE", type=Path,
+                        help=f"names, one a line (default: {CLASS_FILE} beside the ground truth)")  # fmt: skip
+    parser.add_argument("--resamples", metavar="N", type=_positive, default=1000, help="default 1000")
+    parser.add_argument("--seed", metavar="N", type=_seed, default=0, help="of the resamples (default 0)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write everything but the resamples")
+    parser.add_argument("--csv", metavar="FILE", type=Path, help="write AP of every class, a line each")
+    parser.add_argument("--figure", metavar="FILE", type=Path, help="draw AP of every class (.png, .pdf, .svg)")
+    args = parser.parse_args(argv)
+    twice = [path for path in args.predictions if args.predictions.count(path) > 1]
+    if twice:
+        parser.error(f"{twice[0]} is given twice")
+    if len(args.predictions) > len(ascii_uppercase):
+        parser.error(f"{len(args.predictions)} prediction files; compare at most {len(ascii_uppercase)}")
+    return args
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
