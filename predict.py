@@ -22,7 +22,7 @@ from torch import Tensor
 from assemble import input_size, read_ours, writable
 from configs.cli import Command, load
 from configs.options import DEFAULT_CONFIG
-from configs.schema import Config
+from configs.schema import Config, Eval
 from datasets.annotations import read_class_names
 from datasets.clips import video_frames
 from datasets.frames import count_frames, get_decoder, read_frames
@@ -108,8 +108,7 @@ def predict_video(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".predict-") as scratch:
         clip = ClipFile(Path(scratch, "clip"), input_size(config))
         n, problem = read_video(video, clip, stride=config.data.stride, fps=options.fps)
-        window = options.window or config.eval.window or LONGEST
-        overlap = window // 4 if options.overlap is None else options.overlap
+        window, overlap = choose_windows(options, config.eval)
         predicted = predict(
             nets, clip, n, Path(scratch, "features"), window=window, overlap=overlap, progress=progress
         )
@@ -136,6 +135,14 @@ def predict_video(
     write_json(target.with_suffix(".json"), about, activities, classes)
     print(f"  {summary(probabilities, activities, classes, options.threshold)}; {target}.json, .csv, .png")
     return f"{video}: {problem}; what could be decoded is predicted" if problem else None
+
+
+def choose_windows(options: argparse.Namespace, run: Eval) -> tuple[int, int]:
+    """Clip frames of a window and of an overlap: as asked for, else as the run was evaluated, else ours."""
+    window = options.window or run.window or LONGEST
+    if options.overlap is not None:
+        return window, options.overlap
+    return window, run.common_frames if window == run.window else window // 4
 
 
 def read_video(video: Path, clip: ClipFile, *, stride: int, fps: float) -> tuple[int, str | None]:
@@ -214,8 +221,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--strict", action="store_true", help="exit status 1 also where a video is damaged but could be predicted")
     add("-gpu", metavar="N|cpu", type=_gpu, help="device; the first GPU where there is one")
     options = parser.parse_args(argv)
-    if (options.overlap or 0) >= (options.window or LONGEST):
-        parser.error(f"--overlap {options.overlap}: must be below --window {options.window or LONGEST}")
+    if options.overlap is not None and options.overlap >= (options.window or 0):
+        parser.error(f"--overlap {options.overlap}: goes with a larger --window")
     return options
 
 
