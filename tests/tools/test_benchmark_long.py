@@ -1,0 +1,59 @@
+"""The benchmark of long videos: its rows, its video, and one measurement of a command."""
+
+import json
+import sys
+from itertools import pairwise
+
+import pytest
+
+from datasets.frames import count_frames
+from eval.errors import InputError
+from tools import benchmark_long
+from tools.benchmark_long import PICTURES, Row, command, measure, rows, write_video
+
+
+def test_every_length_in_windows_and_short_ones_also_whole():
+    made = rows([1, 5], whole=1, window=64)
+    assert made == [
+        Row(stage, *what) for what in ((1, 64), (1, None), (5, 64)) for stage in ("fine", "features", "coarse")
+    ]
+
+
+def test_the_video(tmp_path):
+    """Five seconds: few files of their own, the rest are links."""
+    write_video(tmp_path, 5 / 60)
+    (name,) = (path.name for path in (tmp_path / "frames").iterdir())
+    assert count_frames(tmp_path / "frames", name) == 120
+    assert len({path.stat().st_ino for path in (tmp_path / "frames" / name).iterdir()}) == PICTURES
+    assert json.loads((tmp_path / f"{name}.json").read_text())[name]["duration"] == 5
+
+
+def test_stage_3_reads_what_stage_2_wrote(tmp_path):
+    runs = {
+        dict(pairwise(words))["--run.dir"]
+        for words in (command(Row(stage, 1, 64), tmp_path, "M", "cpu") for stage in ("features", "coarse"))
+    }
+    assert len(runs) == 1
+
+
+def test_measuring():
+    seconds, gigabytes = measure([sys.executable, "-c", "bytearray(b'1') * 400_000_000"])
+    assert seconds > 0
+    assert gigabytes > 0.4
+    with pytest.raises(InputError, match="-c: no luck"):
+        measure([sys.executable, "-c", "raise SystemExit('no luck')"])
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--minutes", "0"], "--minutes 0: too short"),
+        (["--window", "0"], "--window 0: at least 1"),
+        (["--dir", "nowhere"], "--dir nowhere: no such folder"),
+    ],
+)
+def test_mistakes(options, line, capsys):
+    with pytest.raises(SystemExit) as end:
+        benchmark_long.main(options)
+    assert end.value.code == 2
+    assert line in capsys.readouterr().err

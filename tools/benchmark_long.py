@@ -1,0 +1,183 @@
+"""Time and memory of evaluation and extraction against the length of a video, in windows and whole.
+
+    python -m tools.benchmark_long                                       1, 5 and 15 minutes in windows, 1 also whole
+    python -m tools.benchmark_long --minutes 60 --whole 0 --window 128   an hour
+
+Each row is a run of a stage's own script in a process of its own, in which everything counts: start, decoding, network,
+files, metrics. Memory is that process's peak (0.9 GB of it is there once PyTorch is imported); there are no loader
+workers. The video is generated: a few JPEG frames of Charades' size, linked to over and over; weights are random.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from datasets.frames import frame_path
+from eval.errors import InputError
+from models import CoarseNet, FineNet, save_official
+from models.x3d import VARIANTS
+from tools.benchmark_data import jpeg_videos
+from tools.benchmark_table import format_table
+from tools.benchmark_timing import machine
+
+PROJECT = Path(__file__).resolve().parents[1]
+FPS, STRIDE = 24, 10
+PICTURES = 24  # different frames, so that none has more links than file systems allow (65,000)
+STAGES = {
+    "fine": "stage 1, evaluation",
+    "features": "stage 2, extraction",
+    "coarse": "stage 3, evaluation",
+}
+
+
+class Row(NamedTuple):
+    """What is run: a stage on a video of so many minutes, in windows of clip frames or whole (None)."""
+
+    stage: str
+    minutes: float
+    window: int | None
+
+
+# --- the video and the networks ---------------------------------------------------------------------------------------
+
+
+def video_name(minutes: float) -> str:
+    return f"minutes{minutes:g}"
+
+
+def write_video(folder: Path, minutes: float) -> None:
+    """One test video: folder/frames/NAME, its annotations folder/NAME.json."""
+    name, frames, n = video_name(minutes), folder / "frames", round(60 * FPS * minutes)
+    (frames / name).mkdir(parents=True)
+    with jpeg_videos(1, PICTURES) as pictures:
+        for k in range(1, n + 1):
+            if k <= PICTURES:
+                frame_path(frames, name, k).write_bytes(frame_path(pictures, "v0", k).read_bytes())
+            else:
+                os.link(frame_path(frames, name, k - PICTURES), frame_path(frames, name, k))
+    annotation = {"subset": "testing", "duration": 60 * minutes, "actions": [[0, 0.0, 30.0 * minutes]]}
+    (folder / f"{name}.json").write_text(json.dumps({name: annotation}))
+
+
+def write_networks(folder: Path, variant: str) -> None:
+    """Both networks with random weights, as published files."""
+    torch.manual_seed(0)
+    save_official(FineNet(variant=variant), folder / "fine.pt")
+    save_official(CoarseNet(variant=variant), folder / "coarse.pt")
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+def command(row: Row, folder: Path, variant: str, gpu: str) -> list[str]:
+    """The stage's script as a user would call it."""
+    name = video_name(row.minutes)
+    script, weights = {
+        "fine": ("train_fine.py", ["--eval_only", "true", "--fine.init", f"{folder}/fine.pt"]),
+        "features": ("extract_fineFEAT.py", ["--features.checkpoint", f"{folder}/fine.pt"]),
+        "coarse": ("train_coarse_fineFEAT.py", ["--eval_only", "true", "--coarse.init", f"{folder}/coarse.pt"]),
+    }[row.stage]
+    options = {
+        "run.dir": folder / f"{name}_{row.window or 'whole'}",
+        "data.frames": folder / "frames",
+        "data.annotations": folder / f"{name}.json",
+        "data.stride": STRIDE,
+        "data.fine_window": "centred",
+        "data.workers": 0,
+        "model.variant": variant,
+        "eval.window": row.window or "null",
+    }
+    typed = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+    return [sys.executable, script, "-gpu", gpu, *typed, *weights]
+
+
+def measure(arguments: Sequence[str]) -> tuple[float, float]:
+    """Seconds and peak memory (1e9 bytes) of a command."""
+    begun = time.perf_counter()
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(arguments, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=said)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            lines = said.read().decode(errors="replace").split("\n")
+            why = next((line for line in reversed(lines) if line), f"exit status {process.returncode} (out of memory?)")
+            raise InputError(f"{arguments[1]}: {why}")
+    return time.perf_counter() - begun, usage.ru_maxrss * (1 if platform.system() == "Darwin" else 1024) / 1e9
+
+
+def rows(minutes: Sequence[float], whole: float, window: int) -> list[Row]:
+    """All rows: every length in windows, those up to `whole` minutes also whole; stage 3 after its features."""
+    windows = [(length, frames) for length in minutes for frames in (window, None) if frames or length <= whole]
+    return [Row(stage, length, frames) for length, frames in windows for stage in STAGES]
+
+
+def measure_all(wanted: Sequence[Row], folder: Path, variant: str, gpu: str) -> Iterator[dict[str, str]]:
+    """The table's lines, each printed as soon as it is there."""
+    write_networks(folder, variant)
+    for length in dict.fromkeys(row.minutes for row in wanted):
+        write_video(folder, length)
+    for row in wanted:
+        seconds, gigabytes = measure(command(row, folder, variant, gpu))
+        frames = round(60 * FPS * row.minutes) // STRIDE
+        line = {
+            "work": STAGES[row.stage],
+            "minutes": f"{row.minutes:g}",
+            "clip frames": f"{frames}",
+            "window": str(row.window or "whole"),
+            "seconds": f"{seconds:.1f}",
+            "ms a frame": f"{1000 * seconds / frames:.1f}",
+            "GB": f"{gigabytes:.2f}",
+        }
+        print(", ".join(f"{key} {value}" for key, value in line.items()), flush=True)
+        yield line
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _parse(argv)
+    print("  ".join(f"{key} {value}" for key, value in machine(torch.device("cpu")).items()), flush=True)
+    wanted = rows(arguments.minutes, arguments.whole, arguments.window)
+    try:
+        with tempfile.TemporaryDirectory(dir=arguments.dir) as folder:
+            lines = list(measure_all(wanted, Path(folder), arguments.variant, arguments.gpu))
+    except (InputError, OSError) as error:
+        print(f"python -m tools.benchmark_long: error: {error}", file=sys.stderr)
+        return 1
+    print(f"\n{format_table(lines, markdown=arguments.markdown)}")
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.benchmark_long", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--minutes", metavar="M", type=float, nargs="+", default=[1, 5, 15], help="lengths of videos")
+    parser.add_argument("--whole", metavar="M", type=float, default=1, help="up to this length also whole (default 1)")
+    parser.add_argument("--window", metavar="N", type=int, default=64, help="clip frames of a window (default 64)")
+    parser.add_argument("--variant", choices=list(VARIANTS), default="M", help="size of both networks (default M)")
+    parser.add_argument("-gpu", metavar="N|cpu", default="cpu", help="device of the networks (default cpu)")
+    parser.add_argument("--dir", metavar="DIR", help="where temporary files go: 11 MB of features a minute")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    arguments = parser.parse_args(argv)
+    if min(arguments.minutes) * 60 * FPS < STRIDE:
+        parser.error(f"--minutes {min(arguments.minutes):g}: too short for a clip frame; at least 0.01")
+    if arguments.window < 1:
+        parser.error(f"--window {arguments.window}: at least 1")
+    if arguments.dir and not Path(arguments.dir).is_dir():
+        parser.error(f"--dir {arguments.dir}: no such folder")
+    return arguments
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
