@@ -205,6 +205,8 @@ class Eval:
     """clip frames of a video that a network sees at a time, also in extraction; null: whole videos, as published"""
     overlap: int | None = None
     """clip frames that one window has in common with the next, where they are blended; null: a quarter of a window"""
+    save_frames: bool = False
+    """also write predictions/dense.npz: the scores of every frame, for rule "dense" of tools.compare (4 bytes each)"""
 
     def __post_init__(self) -> None:
         _require_at_least(1, "eval", batch_size=self.batch_size, window=self.window)

@@ -5,12 +5,14 @@ class, and the plain mean over classes, in which a class without positives count
 iff an action of it has start < time of the step < end, both strict (as the labels that the networks learn). Source:
 the average precision meter (torchnet's APMeter) of the published super-event and TGM code, which this paper's
 MultiTHUMOS results are compared with; its order between equal scores is not fixed, here it is that of the rows.
-`mAP_frames` of a stage's metrics is this rule over every frame of the videos of at least `data.min_frames`.
+`mAP_frames` of a stage's metrics is this rule over every frame of the videos of at least `data.min_frames`; with
+`eval.save_frames` the stage also writes predictions/dense.npz, every frame of every video.
 
 Predictions are kept as an .npz file: for each video `<id>`, scores (F,C), and as an option `<id>/seconds`, times (F,)
 of the steps; without it step k of F is at k/F of the video's length.
 """
 
+import os
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -80,6 +82,27 @@ def read_steps(path: str | Path) -> dict[str, Steps]:
     for video, steps in predictions.items():
         _check(f"{path}: video {video}", steps, num_classes)
     return predictions
+
+
+def write_steps(path: str | Path, predictions: Mapping[str, Steps]) -> None:
+    """Write {video id: Steps} as an .npz file, which appears under its name only when complete."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with zipfile.ZipFile(partial, "w") as archive:  # not np.savez, which takes no video of the name "file"
+            for video, (scores, seconds) in predictions.items():
+                _add(archive, video, scores)
+                if seconds is not None:
+                    _add(archive, video + SECONDS, seconds)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _add(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)
 
 
 def _check(place: str, steps: Steps, num_classes: tuple[int, ...]) -> None:

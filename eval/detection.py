@@ -4,6 +4,7 @@ Videos are added in any order, by any process; what is kept of each is plain num
 
     predictions/official.txt   every video, at the official frames
     predictions/released.txt   videos of at least `min_frames` frames, at the frames of rule "released"
+    predictions/dense.npz      every video, at all frames; with `save_frames` only
 
 reads them back and scores what it read, so that the metrics are those of the files.
 """
@@ -15,19 +16,21 @@ from typing import NamedTuple
 import numpy as np
 
 from eval.charades_localize import Truth, check_classes, localize, read_ground_truth
+from eval.dense import Steps, write_steps
 from eval.errors import InputError
 from eval.per_frame import frame_ap, official_frames, released_frames
 from eval.submission import read_predictions, write_predictions
 
 
 class VideoScores(NamedTuple):
-    """What is kept of one video; labels are bool, scores float32. The last four are None where not scored."""
+    """What is kept of one video; labels are bool, scores float32. Those that may be None are where not scored."""
 
     official: np.ndarray  # (25,C) probabilities at the official frames
     released: np.ndarray | None  # (F,C), F <= 25, at the frames of rule "released"
     released_labels: np.ndarray | None  # (F,C)
     frames: np.ndarray | None  # (L,C) at all valid frames
     frame_labels: np.ndarray | None  # (L,C)
+    num_frames: int  # n
 
 
 class DetectionEvaluator:
@@ -37,7 +40,8 @@ class DetectionEvaluator:
     ground_truth: official CSV, or {video id: (actions [(class, start, end)], length in seconds)} of the test videos,
         from the annotations. Its order is the order of the files and decides between equal scores.
     min_frames: shorter videos are left out of rule "released" and of `mAP_frames`, never of rule "official".
-    all_frames: also score all valid frames, as the published stage 1 (keeps 5 C bytes a frame).
+    all_frames: also score all valid frames, as the published stage 1 and rule "dense" (keeps 5 C bytes a frame).
+    save_frames: with `all_frames`, also write their scores (4 C bytes a frame).
 
     To evaluate in several processes, give each its own evaluator and join them with `videos.update(other.videos)`.
     """
@@ -49,6 +53,7 @@ class DetectionEvaluator:
         ground_truth: str | Path | Mapping[str, tuple[list, float]],
         min_frames: int = 162,
         all_frames: bool = False,
+        save_frames: bool = False,
     ):
         if isinstance(ground_truth, Mapping):
             self.truth = {video: Truth(*known) for video, known in ground_truth.items()}
@@ -58,6 +63,7 @@ class DetectionEvaluator:
         self.num_classes = num_classes
         self.min_frames = min_frames
         self.all_frames = all_frames
+        self.save_frames = save_frames
         self.videos: dict[str, VideoScores] = {}
 
     def add(self, video: str, probabilities: np.ndarray, labels: np.ndarray, *, num_frames: int) -> None:
@@ -85,8 +91,9 @@ class DetectionEvaluator:
             official=probabilities[official_frames(num_frames, L)],
             released=probabilities[chosen] if long_enough else None,
             released_labels=labels[chosen] if long_enough else None,
-            frames=probabilities.copy() if long_enough and self.all_frames else None,
-            frame_labels=labels if long_enough and self.all_frames else None,
+            frames=probabilities.copy() if self.all_frames else None,
+            frame_labels=labels if self.all_frames else None,
+            num_frames=num_frames,
         )
 
     def finish(self, folder: str | Path) -> dict[str, object]:
@@ -103,6 +110,8 @@ class DetectionEvaluator:
         metrics |= self._released(long_enough, predictions / "released.txt")
         if self.all_frames:
             metrics |= self._all_frames(long_enough)
+        if self.save_frames:
+            self._save_frames(ordered, predictions / "dense.npz")
         self.videos = {}
         return metrics
 
@@ -137,9 +146,18 @@ class DetectionEvaluator:
 
     def _all_frames(self, videos: dict[str, VideoScores]) -> dict[str, object]:
         if not videos:
-            return {"mAP_frames": None}
-        _, mean = frame_ap([kept.frames for kept in videos.values()], [kept.frame_labels for kept in videos.values()])
-        return {"mAP_frames": mean}
+            return {"mAP_frames": None, "AP_frames": [None] * self.num_classes}
+        ap, mean = frame_ap([kept.frames for kept in videos.values()], [kept.frame_labels for kept in videos.values()])
+        return {"mAP_frames": mean, "AP_frames": _nullable(ap)}
+
+    def _save_frames(self, videos: dict[str, VideoScores], path: Path) -> None:
+        """Frame k (from 0) of n is at k/n of the video's length."""
+        steps = {}
+        for video, kept in videos.items():
+            if video in self.truth:
+                seconds = np.arange(len(kept.frames)) * self.truth[video].length / kept.num_frames
+                steps[video] = Steps(kept.frames, seconds)
+        write_steps(path, steps)
 
 
 def _nullable(ap: np.ndarray) -> list[float | None]:
