@@ -192,7 +192,7 @@ def read_config(path: Path) -> Config:
     try:
         return load(path)
     except ConfigError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(str(error)) from None  # which names the file
 
 
 def read_best(path: Path, stage: str) -> Best | None:

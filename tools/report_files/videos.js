@@ -1,6 +1,7 @@
 // Test videos along their time: film strip, classes, Grid Pool's frames, Gaussian weights.
 
 const OFFICIAL_FRAMES = 25;
+const HIGHEST_DENSITY = 4; // times even sampling: what is drawn, so that one pair of close frames does not flatten the rest
 
 function videosSection(data) {
   return [legend(data), ...data.videos.map((video) => videoArticle(video, data))];
@@ -151,9 +152,10 @@ function chosenTrack(video, point, focus) {
   const times = video.chosen.map((place) => place[1]);
   const even = (times[times.length - 1] - times[0]) / Math.max(1, times.length - 1);
   const steps = times.slice(1).map((time, index) => time - times[index]);
-  const densities = steps.map((step) => Math.min(8, even / Math.max(step, 1e-6)));
-  const highest = Math.max(1, ...densities);
-  const area = densities.map((density, index) => `H${times[index].toFixed(4)}V${(1 - (0.95 * density) / highest).toFixed(4)}H${times[index + 1].toFixed(4)}`).join("");
+  const densities = steps.map((step) => even / Math.max(step, 1e-6));
+  const highest = Math.min(HIGHEST_DENSITY, Math.max(1, ...densities));
+  const height = (density) => (0.95 * Math.min(density, highest)) / highest;
+  const area = densities.map((density, index) => `H${times[index].toFixed(4)}V${(1 - height(density)).toFixed(4)}H${times[index + 1].toFixed(4)}`).join("");
   const marks = times.map((time) => shape("line", { class: "mark", x1: share(time / video.seconds), x2: share(time / video.seconds), y1: "55%", y2: "100%" }));
   focus.join(marks);
   const drawing = shape("svg", {}, stretched(video.seconds, 1, shape("path", { class: "density", d: `M${times[0].toFixed(4)} 1${area}V1Z` })), shape("g", {}, ...marks));
