@@ -8,9 +8,10 @@ answer a mistake with its whole usage text: here each mistake costs one line and
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from configs.files import ConfigError, Setting, read_yaml, to_yaml
@@ -26,27 +27,39 @@ class Command:
     gpus: tuple[int, ...] | None  # the devices of -gpu; () for -gpu cpu, None without -gpu
     eval_only: bool
     given: frozenset[str]  # dotted options typed on the command line itself, as opposed to files and defaults
+    flags: frozenset[str] = frozenset()  # those of the script's own flags that were typed
 
 
-def parse(argv: Sequence[str] | None, *, prog: str, description: str, with_eval_only: bool = False) -> Command:
-    """Reads a script's command line (None: the process's own). Mistakes end the process: one line, status 2."""
+def parse(
+    argv: Sequence[str] | None,
+    *,
+    prog: str,
+    description: str,
+    with_eval_only: bool = False,
+    flags: Mapping[str, str] = MappingProxyType({}),
+) -> Command:
+    """Reads a script's command line (None: the process's own). Mistakes end the process: one line, status 2.
+
+    `flags`: those without a value that the script has besides, {name: help}.
+    """
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv):
-        build_parser(prog=prog, description=description, with_eval_only=with_eval_only).print_help()
+        build_parser(prog=prog, description=description, with_eval_only=with_eval_only, flags=flags).print_help()
         raise SystemExit(0)
     try:
-        typed = list(_split(argv, with_eval_only))
-        flags = {s.option: s.value for s in typed}
+        typed = list(_split(argv, with_eval_only, flags))
+        others = {s.option: s.value for s in typed}
         options = [s for s in typed if s.option in OPTIONS]
         command = Command(
             config=_resolve([s.value for s in typed if s.option == "config"] or [DEFAULT_CONFIG], options),
-            gpus=_gpus(flags.get("gpu")),
-            eval_only=_true_or_false("--eval_only", flags.get("eval_only", "false")),
+            gpus=_gpus(others.get("gpu")),
+            eval_only=_true_or_false("--eval_only", others.get("eval_only", "false")),
             given=frozenset(s.option for s in options),
+            flags=frozenset(flags) & frozenset(others),
         )
     except ConfigError as error:
         _fail(prog, error)
-    if "print_config" in flags:
+    if "print_config" in others:
         print(to_yaml(command.config), end="")
         raise SystemExit(0)
     return command
@@ -78,19 +91,20 @@ def _resolve(files: Sequence[str | Path], options: Sequence[Setting]) -> Config:
         raise ConfigError(f"{origins.get(str(error).split()[0], '')}{error}") from error
 
 
-def _split(argv: Sequence[str], with_eval_only: bool) -> Iterator[Setting]:
+def _split(argv: Sequence[str], with_eval_only: bool, flags: Iterable[str]) -> Iterator[Setting]:
     """Yields the options of a command line, `--option value` and `--option=value` alike, with their text as values."""
     known = ["-gpu", "--config", *(["--eval_only"] if with_eval_only else []), *(f"--{option}" for option in OPTIONS)]
+    alone = [f"--{flag}" for flag in ("print_config", *flags)]
     rest = iter(argv)
     for token in rest:
         name, equals, value = token.partition("=")
-        if token == "--print_config":
-            yield Setting(option="print_config", value="", origin="--")
+        if token in alone:
+            yield Setting(option=token.removeprefix("--"), value="", origin="--")
             continue
         if not name.startswith("-"):
             raise ConfigError(f"unexpected argument {token!r}: options are given by name, as --data.stride 10")
         if name not in known:
-            closest = nearest(name, [*known, "--help", "--print_config"])
+            closest = nearest(name, [*known, *alone, "--help"])
             raise ConfigError(f"unknown option {name}; did you mean {closest}?")
         if not equals:
             value = next(rest, "--")

@@ -1,12 +1,12 @@
 """The schema's options as jsonargparse sees them: names, types, help, and the check of one value."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, fields
 from difflib import SequenceMatcher
 from functools import cache
 from pathlib import Path
-from types import NoneType
+from types import MappingProxyType, NoneType
 from typing import Any, Literal, get_args, get_origin
 
 import docstring_parser
@@ -27,7 +27,13 @@ KINDS = {
 }
 
 
-def build_parser(*, prog: str = "", description: str = "", with_eval_only: bool = False) -> jsonargparse.ArgumentParser:
+def build_parser(
+    *,
+    prog: str = "",
+    description: str = "",
+    with_eval_only: bool = False,
+    flags: Mapping[str, str] = MappingProxyType({}),
+) -> jsonargparse.ArgumentParser:
     """A parser that knows every option's type and help; command lines are split in `configs.cli`."""
     usage = f"{prog} [-gpu 0,1] [--config FILE ...] [--SECTION.OPTION VALUE ...]"
     parser = jsonargparse.ArgumentParser(
@@ -39,6 +45,8 @@ def build_parser(*, prog: str = "", description: str = "", with_eval_only: bool 
     add("--print_config", action="store_true", help="print the resolved configuration as YAML and stop")
     if with_eval_only:
         add("--eval_only", type=bool, default=False, help="evaluate, without training")
+    for flag, meaning in flags.items():
+        add(f"--{flag}", action="store_true", help=meaning)
     for section in fields(Config):
         group = parser.add_argument_group(f"{section.name}: {section.type.__doc__}")
         meanings = _meanings(section.type)
