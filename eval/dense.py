@@ -15,7 +15,7 @@ of the steps; without it step k of F is at k/F of the video's length.
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,16 +66,22 @@ def dense(
     return frame_ap(*rows(predictions, truth, num_classes))
 
 
-def read_steps(path: str | Path) -> dict[str, Steps]:
-    """{video id: Steps} of an .npz file; raises InputError for anything but arrays as the module's docstring says."""
+def read_steps(path: str | Path, videos: Collection[str] | None = None) -> dict[str, Steps]:
+    """{video id: Steps} of an .npz file; with `videos`, of these alone, as far as it has them.
+
+    Raises InputError for anything but arrays as the module's docstring says.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            wanted = [name for name in file.files if videos is None or name.removesuffix(SECONDS) in videos]
+            arrays = {name: file[name] for name in wanted}
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:  # TypeError: a single .npy array
         raise InputError(f"{path}: not an .npz file of arrays ({error})") from None
     predictions = {
         name: Steps(array, arrays.get(name + SECONDS)) for name, array in arrays.items() if not name.endswith(SECONDS)
     }
+    if not predictions and videos is not None:
+        return {}
     if not predictions:
         raise InputError(f"{path}: no predictions; it holds an array (steps, classes) for each video")
     num_classes = next(iter(predictions.values())).scores.shape[-1:]

@@ -43,6 +43,7 @@ class StageRecord:
         train, validation: The lines of metrics.jsonl by event, in order.
         metrics: Of the best validation or the latest --eval_only.
         scores: {video: (25,C)} of predictions/official.txt; -inf where it has no line.
+        every_frame: predictions/dense.npz, where the run has written it.
         chosen: {video: frames that Grid Pool chose}, video frames counted from 1.
         started, updated: When the first process of the run began, and when the last line was written.
     """
@@ -54,6 +55,7 @@ class StageRecord:
     config_text: str = ""
     metrics: dict[str, Any] | None = None
     scores: dict[str, np.ndarray] | None = None
+    every_frame: Path | None = None
     chosen: dict[str, list[float]] = field(default_factory=dict)
     best: Best | None = None
     started: datetime | None = None
@@ -116,7 +118,7 @@ def read_stage(run: Path, key: str) -> StageRecord:
     folder = run / key
     lines, notes = read_log(folder / "metrics.jsonl")
     file, metrics = folder / "config.yaml", folder / "metrics.json"
-    official, grid = folder / "predictions" / "official.txt", folder / "predictions" / "grid.json"
+    official, dense, grid = (folder / "predictions" / name for name in ("official.txt", "dense.npz", "grid.json"))
     config = read_config(file) if file.is_file() else None
     try:
         best = read_best(folder / "checkpoints" / "best.pt", key)
@@ -131,6 +133,7 @@ def read_stage(run: Path, key: str) -> StageRecord:
         config_text=file.read_text(encoding="utf-8") if config else "",
         metrics=read_object(metrics) if metrics.is_file() else None,
         scores=read_predictions(official, config and config.data.num_classes) if official.is_file() else None,
+        every_frame=dense if dense.is_file() else None,
         chosen=read_chosen(grid) if grid.is_file() else {},
         best=best,
         started=first_start(folder / "tensorboard"),

@@ -26,6 +26,7 @@ SCRIPTS = ("elements.js", "curves.js", "results.js", "classes.js", "videos.js", 
 POOLS = {"grid": "Grid Pool", "avg": "average pooling", "max": "maximum pooling", "stride": "every fourth frame",
          "none": "no temporal pooling"}  # fmt: skip
 FUSIONS = {"multistage": "multi-stage fusion", "per_stage": "fusion stage by stage", "none": "no fusion"}
+RULES = ("official", "released", "frames")
 CURVES = ("epoch", "step", "steps", "loss", "cls_loss", "loc_loss", "mAP", "lr", "data_seconds", "compute_seconds",
           "mAP_official", "mAP_official_defined", "mAP_released", "mAP_frames")  # fmt: skip
 
@@ -142,7 +143,8 @@ def curve_point(line: Mapping[str, Any]) -> dict[str, float | None]:
 def class_rows(run: RunRecord, names: Sequence[str], truth: Mapping[str, Truth] | None) -> list[dict[str, Any]]:
     """A row of the table for each class: positives and share among the official frames, AP by rule and stage."""
     metrics = {stage.key: stage.metrics for stage in run.stages if stage.metrics}
-    if not metrics:
+    rules = [rule for rule in RULES if any(values.get(f"AP_{rule}") for values in metrics.values())]
+    if not rules:
         return []
     labels = [frame_labels(*known, len(names)) for known in (truth or {}).values()]
     positives = np.sum([frames.sum(0) for frames in labels], axis=0) if labels else None
@@ -154,7 +156,7 @@ def class_rows(run: RunRecord, names: Sequence[str], truth: Mapping[str, Truth] 
             "chance": None if positives is None else rounded(positives[label] / frames, 5),
             "AP": {
                 rule: {key: rounded(item(values.get(f"AP_{rule}"), label), 5) for key, values in metrics.items()}
-                for rule in ("official", "released")
+                for rule in rules
             },
         }
         for label, name in enumerate(names)
@@ -179,8 +181,12 @@ def video_values(video: VideoRecord) -> dict[str, Any]:
         "truth": [[label, rounded(start, times), rounded(end, times)] for label, start, end in video.truth],
         "classes": video.classes,
         "scores": {
-            key: [[rounded(score, 4) for score in column] for column in scores[:, video.classes].T.tolist()]
-            for key, scores in video.scores.items()
+            key: {
+                "step": rounded(steps.seconds, 5),
+                "at": steps.at,
+                "rows": [[rounded(score, 4) for score in row] for row in steps.scores[:, video.classes].T.tolist()],
+            }
+            for key, steps in video.steps.items()
         },
         "precision": {key: rounded(value, 4) for key, value in video.precision.items()},
         "strip": [[picture.frame, rounded(picture.time, times), picture.jpeg] for picture in video.strip],

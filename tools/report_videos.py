@@ -1,7 +1,8 @@
 """Chosen test videos for `tools.report`: film strip, ground truth, scores, Grid Pool's frames, Gaussian weights.
 
 Everything is placed in seconds. Video frame f (from 1) is at (f - 1) / n of the duration, as for the labels; official
-frame j of 25 stands for (j - 1) / 25 of it and is shown from there to the next.
+frame j of 25 stands for (j - 1) / 25 of it and is shown from there to the next. Where a run has written the scores of
+every frame, these are shown.
 """
 
 import base64
@@ -20,13 +21,16 @@ from datasets.clips import place_window, video_length
 from datasets.frames import count_frames, frame_path
 from eval.average_precision import average_precision
 from eval.charades_localize import Truth, frame_labels
+from eval.dense import read_steps
 from eval.errors import InputError
+from eval.submission import FRAMES_PER_VIDEO
 from models.alignment import gaussian_weights
 from models.pooling import RATIO
-from tools.report_data import RunRecord
+from tools.report_data import RunRecord, StageRecord
 
 STRIP_FRAMES = 12
 STRIP_HEIGHT, JPEG_QUALITY = 120, 72  # pixels: enough for a sharp strip on a dense screen
+MOST_STEPS = 400  # of a score along a video: of more, every second, third, ... frame is shown
 FALSE_CLASSES = 4  # classes shown that a video does not have: those with the highest scores
 
 
@@ -36,6 +40,14 @@ class Picture(NamedTuple):
     frame: int  # from 1
     time: float
     jpeg: str  # base64
+
+
+class Steps(NamedTuple):
+    """Scores along a video."""
+
+    scores: np.ndarray  # (F,C), -inf where there is none
+    seconds: float  # from one step to the next
+    at: str  # what the steps are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +62,14 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoRecord:
-    """One test video; `precision` is AP over all its scores at once, `scores` {stage: (25, classes)}, -inf: no line."""
+    """One test video; `steps` and `precision`, AP over all its official scores at once, are by stage."""
 
     id: str
     why: str
     seconds: float
     truth: list[tuple[int, float, float]]
     classes: list[int]
-    scores: dict[str, np.ndarray]
+    steps: dict[str, Steps]
     precision: dict[str, float]
     strip: list[Picture] = field(default_factory=list)
     chosen: list[tuple[float, float]] = field(default_factory=list)  # (video frame from 1, seconds)
@@ -136,13 +148,24 @@ def read_video(run: RunRecord, video: str, why: str, truth: Truth) -> VideoRecor
         seconds=truth.length,
         truth=[action for action in truth.actions if action[2] > action[1]],
         classes=shown_classes(truth.actions, scores),
-        scores=scores,
+        steps={stage.key: score_steps(stage, video, truth.length) for stage in run.stages if stage.key in scores},
         precision={key: video_precision(values, truth) for key, values in scores.items()},
         strip=strip,
         chosen=[(frame, (frame - 1) * per_frame) for frame in places],
         weights=weights,
         notes=notes,
     )
+
+
+def score_steps(stage: StageRecord, video: str, seconds: float) -> Steps:
+    """The scores of every frame where they were kept, else those of the official frames."""
+    kept = read_steps(stage.every_frame, [video]) if stage.every_frame else {}
+    if video not in kept or kept[video].seconds is None or len(kept[video].scores) < 2:
+        return Steps(stage.scores[video], seconds / FRAMES_PER_VIDEO, "the 25 official frames")
+    scores, times = kept[video]
+    every = -(-len(scores) // MOST_STEPS)
+    at = "every frame" if every == 1 else f"one of {every} frames"
+    return Steps(scores[::every], every * float(times[1] - times[0]), at)
 
 
 def film_strip(frames: Path, video: str, n: int, seconds: float) -> list[Picture]:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from configs.cli import load
 from eval.charades_localize import Truth
+from eval.dense import Steps, write_steps
 from eval.errors import InputError
 from models.alignment import gaussian_weights
 from tests.tools.report_runs import ACTIONS, FRAMES, SECONDS, STRIDE, C, N, T, even_grid, write_run
@@ -137,8 +138,20 @@ def test_film_strip_and_places_in_time(made):
     assert video.strip[0].time == pytest.approx(2 / FRAMES * SECONDS)
     assert video.chosen[-1] == (1 + STRIDE * (T - 1), pytest.approx(48 / FRAMES * SECONDS))
     assert video.truth == [tuple(action) for action in ACTIONS]
-    assert set(video.scores) == {"fine", "coarse"}
+    assert {stage: (len(steps.scores), steps.seconds) for stage, steps in video.steps.items()} == {
+        "fine": (25, SECONDS / 25), "coarse": (25, SECONDS / 25)}  # fmt: skip
     assert video.notes == []
+
+
+@pytest.mark.parametrize(("frames", "every"), [(FRAMES, 1), (1000, 3)])
+def test_scores_of_every_frame_where_they_were_kept(run, frames, every):
+    scores = np.random.default_rng(0).random((frames, C), np.float32)
+    steps = Steps(scores, np.arange(frames) * SECONDS / frames)
+    write_steps(run / "coarse" / "predictions" / "dense.npz", {"good": steps, "fair": steps})
+    shown = read_video(read_run(run), "good", "asked", truth_of(run)["good"]).steps
+    assert np.array_equal(shown["coarse"].scores, scores[::every])
+    assert shown["coarse"].seconds == pytest.approx(every * SECONDS / frames)
+    assert len(shown["fine"].scores) == 25
 
 
 def test_without_frames_there_is_a_note_and_all_else(run, tmp_path):

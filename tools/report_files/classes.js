@@ -2,7 +2,8 @@
 
 function classesSection(data) {
   const stages = data.stages.filter((stage) => stage.metrics);
-  const state = { rule: "official", search: "", column: stages[stages.length - 1].key, descending: true };
+  const allRules = Object.keys(data.classes[0].AP);
+  const state = { rule: allRules[0], search: "", column: stages[stages.length - 1].key, descending: true };
   const columns = classColumns(stages, data.classes);
   const head = element("tr");
   const body = element("tbody");
@@ -28,13 +29,13 @@ function classesSection(data) {
     state.search = event.target.value;
     update();
   } });
-  const rules = element("fieldset", {}, element("legend", {}, "Rule"), ...["official", "released"].map((rule) => {
+  const rules = element("fieldset", {}, element("legend", {}, "Rule"), ...allRules.map((rule) => {
     const radio = element("input", { type: "radio", name: "rule", value: rule, onchange: () => {
       state.rule = rule;
       update();
     } });
     radio.checked = rule === state.rule;
-    return element("label", {}, radio, ` ${rule}`);
+    return element("label", {}, radio, rule === "frames" ? " all frames" : ` ${rule}`);
   }));
   update();
   const table = element("table", {}, element("thead", {}, head), body, element("tfoot", {}, foot));

@@ -1,6 +1,5 @@
 // Test videos along their time: film strip, classes, Grid Pool's frames, Gaussian weights.
 
-const OFFICIAL_FRAMES = 25;
 const HIGHEST_DENSITY = 4; // times even sampling: what is drawn, so that one pair of close frames does not flatten the rest
 
 function videosSection(data) {
@@ -15,7 +14,7 @@ function legend(data) {
   for (const stage of stages) {
     const line = shape("path", { class: `line line-${stage.key}`, d: steps });
     const area = filled(stage.key, stages) ? shape("path", { class: `area fill-${stage.key}`, d: `${steps}V1H0Z` }) : null;
-    keys.push(element("span", {}, sample(stretched(1, 1, ...[area, line].filter(Boolean))), `${stage.title}, score at the 25 official frames`));
+    keys.push(element("span", {}, sample(stretched(1, 1, ...[area, line].filter(Boolean))), `${stage.title}, score at ${data.videos.find((video) => stage.key in video.scores).scores[stage.key].at}`));
   }
   if (data.videos.some((video) => video.chosen.length)) {
     keys.push(element("span", {}, sample(...["20%", "40%", "48%", "56%", "80%"].map((x) => shape("line", { class: "mark", x1: x, x2: x, y1: 0, y2: "100%" }))), "frames that Grid Pool chose"));
@@ -28,7 +27,7 @@ const filled = (key, stages) => key === "coarse" || stages.length === 1;
 
 function videoArticle(video, data) {
   const stages = data.stages.filter((stage) => stage.key in video.scores);
-  const peak = Math.max(1e-9, ...Object.values(video.scores).flat(2).filter((score) => score !== null));
+  const peak = Math.max(1e-9, ...Object.values(video.scores).flatMap((steps) => steps.rows.flat()).filter((score) => score !== null));
   const said = stages.map((stage) => `${stage.title} ${percent(video.precision[stage.key])}%`).join(", ");
   const article = element("article", { class: "video", "aria-label": `Video ${video.id}` });
   const scale = stages.length ? ` Rows are scaled to the highest score, ${decimal(peak, 2)}.` : "";
@@ -91,21 +90,30 @@ function timeAxis(video) {
 
 function classTrack(video, label, row, stages, peak, names, point) {
   const actions = video.truth.filter((action) => action[0] === label).map(([, start, end]) => [start, Math.min(end, video.seconds)]);
-  const times = Array.from({ length: OFFICIAL_FRAMES }, (_, frame) => (frame / OFFICIAL_FRAMES) * video.seconds);
-  const drawn = stages.flatMap((stage) => scoreSteps(video.scores[stage.key][row], peak, stage.key, filled(stage.key, stages)));
+  const steps = stages.map((stage) => ({ ...stage, ...video.scores[stage.key], scores: video.scores[stage.key].rows[row] }));
+  const finest = steps.reduce((a, b) => (b.step < a.step ? b : a), { step: video.seconds / 50, scores: Array(50).fill(null) });
+  const times = finest.scores.map((_, index) => index * finest.step);
   const truth = actions.map(([start, end]) => zone(start / video.seconds, end / video.seconds));
   const reading = {
     label: `${names[label]} in ${video.id}`, times,
-    read: (frame) => ({
+    read: (index) => ({
       title: names[label],
       lines: [
-        [`frame ${frame + 1} of ${OFFICIAL_FRAMES}`, seconds(times[frame])],
-        ["ground truth", truthAt(actions, times[frame])],
-        ...stages.map((stage) => [stage.title, decimal(video.scores[stage.key][row][frame])]).reverse(),
+        ["time", seconds(times[index])],
+        ["ground truth", truthAt(actions, times[index])],
+        ...steps.map((one) => [one.title, scoreAt(one, times[index])]).reverse(),
       ],
     }),
   };
-  return trackOf(row ? "row" : "row first", video, point, reading, shape("svg", {}, ...truth.map(([ground]) => ground), stretched(OFFICIAL_FRAMES, 1, ...drawn), ...truth.map(([, foot]) => foot)));
+  const drawn = steps.map((one) => stretched(video.seconds / one.step, 1, ...scoreSteps(one.scores, peak, one.key, filled(one.key, stages))));
+  const drawing = shape("svg", {}, ...truth.map(([ground]) => ground), ...drawn, ...truth.map(([, foot]) => foot));
+  return trackOf(row ? "row" : "row first", video, point, reading, drawing);
+}
+
+// The score of the step that lasts at a time, and which step that is where there are only a few.
+function scoreAt({ step, scores, at }, time) {
+  const index = Math.min(scores.length - 1, Math.floor(time / step + 1e-6));
+  return at.startsWith("the") ? `${decimal(scores[index])}, frame ${index + 1} of ${scores.length}` : decimal(scores[index]);
 }
 
 function truthAt(actions, time) {
@@ -120,7 +128,7 @@ function zone(from, to) {
   return [shape("rect", { class: "zone", x, width, y: 0, height: "100%" }), shape("rect", { class: "zone-edge", x, width, y: "calc(100% - 3px)", height: 3 })];
 }
 
-// The scores as 25 steps, each from its own time to the next; a frame without a line in the predictions is a gap.
+// The scores as steps, each from its own time to the next; a frame without a line in the predictions is a gap.
 function scoreSteps(scores, peak, key, fill) {
   const height = (score) => (1 - Math.max(0, score) / peak).toFixed(4);
   let line = "";
@@ -190,7 +198,7 @@ function weightsTrack(video, point, focus) {
     label: `Gaussian weights of ${video.id}`, times: order.map((index) => Math.min(centres[index], video.seconds)), mark: focus.show,
     read: (index) => ({
       title: `Coarse frame ${index + 1} of ${centres.length}`,
-      lines: [["centre", seconds(centres[index])], ["half its weight within", `\u00b1${seconds(video.weights.sigma * Math.sqrt(2 * Math.log(2)))}`]],
+      lines: [["centre", seconds(centres[index])], ["weight above \u00bd within", `\u00b1${seconds(video.weights.sigma * Math.sqrt(2 * Math.log(2)))}`]],
     }),
   };
   return trackOf("weights", video, point, reading, drawing);
