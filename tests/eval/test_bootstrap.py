@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from eval import bootstrap, charades_localize, video_level
 from eval.average_precision import average_precision
-from eval.bootstrap import draw_counts, interval, resampled_ap
+from eval.bootstrap import basic_interval, draw_counts, percentile_interval, resampled_ap
 from eval.charades_localize import Truth
 
 C = 4
@@ -121,10 +121,16 @@ def test_draws_are_with_replacement_and_repeatable():
 def test_intervals_are_percentiles_of_what_is_defined():
     values = np.arange(201.0)[::-1, None].repeat(3, axis=1)
     values[::2, 1], values[:, 2] = np.nan, np.nan
-    low, high = interval(values)
+    low, high = percentile_interval(values)
     np.testing.assert_allclose(low, [5, 1 + 2 * 2.475, np.nan])
     np.testing.assert_allclose(high, [195, 199 - 2 * 2.475, np.nan])
-    np.testing.assert_allclose(interval(values[:, 0]), [5, 195])
+    np.testing.assert_allclose(percentile_interval(values[:, 0]), [5, 195])
+
+
+def test_a_basic_interval_is_mirrored_at_the_value():
+    values = np.arange(201.0)[:, None]
+    np.testing.assert_allclose(basic_interval(np.array([90.0]), values), [[180 - 195], [180 - 5]])
+    np.testing.assert_allclose(basic_interval(np.float64(90), values[:, 0]), [-15, 175])
 
 
 def test_numbers_of_videos_must_agree():

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from eval import charades_localize
+from eval import charades_localize, dense
 from eval.average_precision import average_precision
 from eval.charades_localize import frame_labels, localize, read_predictions
 from eval.detection import DetectionEvaluator
@@ -237,3 +237,27 @@ def test_the_published_probabilities_pass_through_released_txt(golden, tmp_path)
     assert metrics["mAP_released"] == pytest.approx(np.nan_to_num(ap).mean(), abs=1e-3)
     official_positives = sum(frame_labels(*known, 157).sum(0) for known in made.truth.values())
     assert metrics["classes_without_positives"] == np.flatnonzero(official_positives == 0).tolist()
+
+
+def test_saved_frames_give_the_metric_of_all_frames(tmp_path):
+    """Short videos are in the file, but not in the metric; without the option there is no file."""
+    metrics = filled(save_frames=True).finish(tmp_path)
+    steps = dense.read_steps(tmp_path / "predictions/dense.npz")
+    assert list(steps) == list(TRUTH)
+    for video, n in FRAMES.items():
+        np.testing.assert_array_equal(steps[video].scores, sample(video)[0])
+        np.testing.assert_array_equal(steps[video].seconds, np.arange(n // 10 * 10) * TRUTH[video][1] / n)
+    ap, mean = dense.dense(steps, {video: TRUTH[video] for video, n in FRAMES.items() if n >= 162}, C)
+    assert metrics["mAP_frames"] == pytest.approx(mean, abs=1e-12)
+    assert metrics["AP_frames"] == pytest.approx(ap.tolist(), abs=1e-12)
+    filled().finish(tmp_path / "other")
+    assert not (tmp_path / "other/predictions/dense.npz").exists()
+
+
+def test_any_video_name_can_be_saved(tmp_path):
+    steps = {"file": dense.Steps(np.ones((2, 3))), "a.b": dense.Steps(np.zeros((1, 3)), np.zeros(1))}
+    dense.write_steps(tmp_path / "dense.npz", steps)
+    read = dense.read_steps(tmp_path / "dense.npz")
+    assert list(read) == ["file", "a.b"]
+    assert read["a.b"].seconds.tolist() == [0]
+    assert [path.name for path in tmp_path.iterdir()] == ["dense.npz"]

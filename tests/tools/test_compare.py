@@ -64,7 +64,7 @@ def write_csv(path, truth):
 
 def evaluated(seed):
     rng = np.random.default_rng(seed)
-    evaluator = DetectionEvaluator(num_classes=C, ground_truth=truth_of())
+    evaluator = DetectionEvaluator(num_classes=C, ground_truth=truth_of(), all_frames=True, save_frames=True)
     for video, n in FRAMES.items():
         actions, length = truth_of()[video]
         L = n // STRIDE * STRIDE
@@ -90,13 +90,15 @@ def test_scores_of_stages_are_those_of_the_rules_and_of_their_metrics(data, tmp_
     for stage in ("a", "b"):
         metrics = json.loads((data / stage / "metrics.json").read_text())
         rules = files[str(data / stage)]
-        assert list(rules) == ["official", "video level", "released"]
+        assert list(rules) == ["official", "video level", "released", "dense"]
         assert rules["official"]["mAP"]["value"] == pytest.approx(metrics["mAP_official"], abs=1e-15)
         assert rules["official"]["wAP"]["value"] == pytest.approx(metrics["wAP_official"], abs=1e-15)
         assert rules["official"]["AP"]["value"] == metrics["AP_official"]
         assert rules["released"]["mAP"]["value"] == pytest.approx(metrics["mAP_released"], abs=1e-15)
         assert rules["released"]["AP"]["value"] == metrics["AP_released"]
-        assert (rules["official"]["videos"], rules["released"]["videos"]) == (6, 5)
+        assert {name: rule["videos"] for name, rule in rules.items()} == {
+            "official": 6, "video level": 6, "released": 5, "dense": 6,
+        }  # fmt: skip
         predictions = read_predictions(data / stage / "predictions/official.txt")
         by_video = video_level.classify(predictions, truth, C)
         assert rules["video level"]["mAP"]["value"] == pytest.approx(by_video.mAP, abs=1e-15)
@@ -120,16 +122,21 @@ def test_intervals_are_of_really_repeated_videos(data, tmp_path):
             scored = charades_localize.localize(copied, {name: truth[v] for v, name in copies}, C)
             positives = sum(charades_localize.frame_labels(*truth[v], C).sum(0) for v, _ in copies)
             scores[stage].append((scored.mAP_defined, np.nansum(scored.AP * positives) / positives.sum()))
-        ends = np.quantile(scores[stage], [0.025, 0.975], axis=0)
         for column, name in enumerate(("mAP", "wAP")):
-            found = files[str(data / stage)]["official"][name]
-            np.testing.assert_allclose([found["low"], found["high"]], ends[:, column], rtol=0, atol=1e-12)
-    ends = np.quantile(np.subtract(scores["b"], scores["a"]), [0.025, 0.975], axis=0)
+            assert_interval(files[str(data / stage)]["official"][name], np.array(scores[stage])[:, column])
     found = difference["rules"]["official"]["mAP"]
-    np.testing.assert_allclose([found["low"], found["high"]], ends[:, 0], rtol=0, atol=1e-12)
+    assert_interval(found, np.subtract(scores["b"], scores["a"])[:, 0])
     assert (difference["path"], difference["minus"]) == (str(data / "b"), str(data / "a"))
     means = [files[str(data / stage)]["official"]["mAP"]["value"] for stage in ("b", "a")]
     assert found["value"] == means[0] - means[1]
+
+
+def assert_interval(found, resamples):
+    """The percentiles of the resamples, and the basic interval, which is those mirrored at the value."""
+    low, high = np.quantile(resamples, [0.025, 0.975])
+    assert [found["percentile_low"], found["percentile_high"]] == pytest.approx([low, high], abs=1e-12)
+    mirrored = [2 * found["value"] - high, 2 * found["value"] - low]
+    assert [found["low"], found["high"]] == pytest.approx(np.minimum(mirrored, 1), abs=1e-12)
 
 
 def test_annotations_as_json_give_the_same(data, tmp_path):
@@ -143,7 +150,7 @@ def test_a_file_compared_with_its_copy_differs_by_nothing(data, tmp_path):
     copy.write_bytes((data / "a/predictions/official.txt").read_bytes())
     _, (difference,), _ = result(data, tmp_path, data / "a", copy)
     for rule in difference["rules"].values():
-        assert rule["mAP"] == {"value": 0, "low": 0, "high": 0}
+        assert set(rule["mAP"].values()) == {0}
         assert rule["AP"] == {"value": [0] * C, "low": [0] * C, "high": [0] * C}
 
 
@@ -197,7 +204,7 @@ def test_csv_and_picture(data, tmp_path):
     files, _, _ = result(data, tmp_path, data / "a", data / "b", *outputs)
     with (tmp_path / "new/out.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
-    assert len(table) == 2 * 2 * C
+    assert len(table) == 2 * 3 * C
     by_key = {(row["rule"], row["predictions"], row["name"]): row for row in table}
     row = by_key["official", str(data / "b"), "eating, slowly"]
     rule, base = (files[str(data / stage)]["official"] for stage in ("b", "a"))
@@ -213,8 +220,10 @@ def test_remarks(data, tmp_path, capsys):
     predictions = read_predictions(data / "a/predictions/official.txt")
     some = {"X": predictions["V0"], "V1": predictions["V1"]}
     write_predictions(tmp_path / "some.txt", some)
-    assert run(data, tmp_path / "some.txt") == 0
+    np.savez(tmp_path / "some.npz", **some)
+    assert run(data, tmp_path / "some.txt", tmp_path / "some.npz") == 0
     printed = capsys.readouterr().out
+    assert "some.npz: 5 of 6 videos have no prediction: not in rule dense" in printed
     assert "1 videos not in the ground truth, ignored: X, ..." in printed
     assert "125 of 150 frames have no prediction: -inf" in printed
 
@@ -244,7 +253,6 @@ def refused(data, tmp_path, arguments, status=1, truth="truth.csv"):
         (lambda d, t: [t / "three.txt"], "video V1 has class 3, outside 0..2"),
         (lambda d, t: [t / "others.txt"], "none of its videos (X, ...) is in"),
         (lambda d, t: [d / "a", t / "three.npz"], "3 scores a step where 4 are expected"),
-        (lambda d, t: [t / "four.npz"], "5 of 6 videos of the ground truth have no predictions"),
         (lambda d, t: [d / "a", "--frames", t / "absent"], "absent: no such folder"),
         (lambda d, t: [d / "a", "--frames", t], "no frames of video V0"),
         (lambda d, t: [d / "a", "--frames", t / "few"], "25 lines of video V0, 9 for the 12 frames that it has in"),
@@ -259,7 +267,6 @@ def test_bad_input_is_one_line(data, tmp_path, capsys, make, message):
     write_predictions(tmp_path / "three.txt", {"V0": np.zeros((25, 3))})
     write_predictions(tmp_path / "others.txt", {"X": np.zeros((25, C))})
     np.savez(tmp_path / "three.npz", V0=np.zeros((25, 3)))
-    np.savez(tmp_path / "four.npz", V0=np.zeros((25, 4)))
     write_frames(tmp_path / "few", dict.fromkeys(FRAMES, 12))
     refused(data, tmp_path, make(data, tmp_path))
     printed = capsys.readouterr()
