@@ -2,11 +2,12 @@
 
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from configs.cli import Command
@@ -22,7 +23,7 @@ from engine import checkpoint as engine_checkpoint
 from engine import distributed
 from engine.checkpoint import FORMAT, read_weights
 from eval.errors import InputError
-from models import CheckpointError, CoarseNet, FineNet, load_official
+from models import CheckpointError, CoarseFineNet, CoarseNet, FineNet, load_official
 from models.official import load_matching, read_checkpoint
 from models.x3d import VARIANTS
 
@@ -116,7 +117,7 @@ def with_features(config: Config, found: Found, store: FeatureStore | None) -> l
     return [entry for entry in found.videos if entry.video.id not in lacking]
 
 
-def dataset_options(config: Config, store: FeatureStore | None = None) -> dict[str, Any]:
+def dataset_options(config: Config, store: FeatureStore | None = None, *, fine_clips: bool = False) -> dict[str, Any]:
     data = config.data
     return {
         "num_classes": data.num_classes,
@@ -126,6 +127,7 @@ def dataset_options(config: Config, store: FeatureStore | None = None) -> dict[s
         "store": store,
         "fine_frames": data.fine_frames,
         "fine_window": data.fine_window,
+        "fine_clips": fine_clips,
         "skip_unreadable": data.on_bad_sample == "skip",
     }
 
@@ -140,9 +142,15 @@ def complain(line: str) -> None:
 
 
 def train_loader(
-    config: Config, stage: Stage, annotations: Annotations, device: torch.device, store: FeatureStore | None = None
+    config: Config,
+    stage: Stage,
+    annotations: Annotations,
+    device: torch.device,
+    store: FeatureStore | None = None,
+    *,
+    fine_clips: bool = False,
 ) -> DataLoader:
-    """Random clips of the training videos, in an order that the seed fixes."""
+    """Random clips of the training videos, in an order that the seed fixes; see `TrainClips`."""
     name = type(stage).__name__.lower()
     parts = distributed.size() * stage.accumulate * config.model.bn_splits
     if stage.batch_size % parts:
@@ -169,7 +177,7 @@ def train_loader(
         config.data.frames,
         seed=config.run.seed,
         clip_span=config.data.clip_span,
-        **dataset_options(config, store),
+        **dataset_options(config, store, fine_clips=fine_clips),
     )
     batches = EpochBatches(
         len(clips),
@@ -183,7 +191,7 @@ def train_loader(
 
 
 def video_loader(
-    config: Config, found: Found, device: torch.device, store: FeatureStore | None = None
+    config: Config, found: Found, device: torch.device, store: FeatureStore | None = None, *, fine_clips: bool = False
 ) -> DataLoader:
     """Videos in the test view, this process's share; those of one length, or one's windows, may share a batch."""
     evaluation = config.eval
@@ -192,7 +200,7 @@ def video_loader(
         config.data.frames,
         window=evaluation.window,
         overlap=evaluation.common_frames,
-        **dataset_options(config, store),
+        **dataset_options(config, store, fine_clips=fine_clips),
     )
     lengths = [(video_length(n, config.data.stride), min(n, config.data.stride)) for _, n in videos.videos]
     share = equal_length_batches(lengths, evaluation.batch_size)[distributed.rank() :: distributed.size()]
@@ -218,6 +226,10 @@ def build_coarse(config: Config) -> CoarseNet:
     )
 
 
+def build_coarse_fine(config: Config) -> CoarseFineNet:
+    return CoarseFineNet(fine=build_fine(config), coarse=build_coarse(config), fine_frozen=config.coarse.fine_frozen)
+
+
 def _network_options(config: Config) -> dict[str, Any]:
     """What both streams have in common."""
     model = config.model
@@ -230,8 +242,37 @@ def _network_options(config: Config) -> dict[str, Any]:
     }
 
 
+def load_streams(net: nn.Module, path: Path, config: Config, *, complete: bool) -> None:
+    """`load_weights` for a network of one stream or of both; of both, the file may hold the Coarse one alone."""
+    if not isinstance(net, CoarseFineNet):
+        load_weights(net, path, complete=complete)
+        return
+    load_weights(net.coarse, path, complete=complete)
+    ours = read_ours(path)
+    if ours is not None and _stream_of_both(ours["model"], "fine"):
+        load_weights(net.fine, path, complete=complete)
+    else:
+        load_fine_stream(net.fine, config, complete=complete)
+
+
+def load_fine_stream(net: FineNet, config: Config, *, complete: bool) -> None:
+    """The weights that `coarse.fine_init` names, for the Fine stream of a network of both."""
+    path = config.fine_init
+    if config.coarse.fine_init == FROM_SCRATCH and not complete:
+        print("fine: starting from random weights")
+    elif path.is_file():
+        load_weights(net, path, complete=complete)
+    else:
+        raise InputError(f"{path}: no such checkpoint of the Fine stream; run train_fine.py or set --coarse.fine_init")
+
+
+def _stream_of_both(state: Mapping[str, Tensor], stage: str) -> dict[str, Tensor]:
+    """One stream's weights by its own names, where the state is of a network of both; else none."""
+    return {name.removeprefix(f"{stage}."): x for name, x in state.items() if name.startswith(f"{stage}.")}
+
+
 def load_weights(net: nn.Module, path: Path, *, complete: bool) -> None:
-    """Load a checkpoint of ours or a published one.
+    """Load a checkpoint of ours, also this stream's part of one that holds both, or a published one.
 
     Args:
         complete: every weight must come from the file, as for evaluation; otherwise a Fine stream or a Kinetics
@@ -241,6 +282,8 @@ def load_weights(net: nn.Module, path: Path, *, complete: bool) -> None:
     ours = read_ours(path)
     if ours is None:
         report = load_official(net, path)
+    elif part := _stream_of_both(ours["model"], stage):
+        report = load_matching(net, part, path=path)
     elif ours["stage"] == stage:
         report = load_matching(net, ours["model"], path=path)
     elif (ours["stage"], stage) == ("fine", "coarse"):
@@ -267,16 +310,27 @@ def read_ours(path: Path) -> dict[str, Any] | None:
     return engine_checkpoint.read_checkpoint(path) if read_checkpoint(path).get("format") == FORMAT else None
 
 
-def initialise(net: nn.Module, stage: Stage, name: str) -> None:
+def initialise(net: nn.Module, config: Config, name: str) -> None:
     """Starting weights of a training."""
-    if stage.init == FROM_SCRATCH:
-        print(f"{name}: starting from random weights")
+    path = starting_checkpoint(config, name)
+    if path is not None:
+        load_streams(net, path, config, complete=False)
         return
+    print(f"{name}: starting from random weights")
+    if isinstance(net, CoarseFineNet):
+        load_fine_stream(net.fine, config, complete=False)
+
+
+def starting_checkpoint(config: Config, name: str) -> Path | None:
+    """The checkpoint that the configuration starts a training from; None for random weights."""
+    stage: Stage = getattr(config, name)
     path = Path(stage.init)
+    if stage.init == FROM_SCRATCH:
+        return None
     if not path.is_file():
         source = f" (it comes from {PUBLISHED}{path.name})" if stage.init == KINETICS_WEIGHTS else ""
         raise InputError(f"{path}: no such checkpoint{source}; or train from random weights with --{name}.init none")
-    load_weights(net, path, complete=False)
+    return path
 
 
 def weights_to_evaluate(command: Command, stage: Stage, name: str) -> Path:

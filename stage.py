@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from assemble import (
     find,
     initialise,
-    load_weights,
+    load_streams,
     open_features,
     read_annotations,
     train_loader,
@@ -34,7 +34,7 @@ from datasets.joining import WholeVideos, chosen_frames
 from engine import distributed
 from engine.checkpoint import previous
 from engine.evaluation import Criterion, Forward, Prepare, evaluate
-from engine.loop import Trainer
+from engine.loop import SecondHead, Trainer
 from engine.optim import make_optimizer, make_scheduler
 from eval.detection import DetectionEvaluator
 from eval.errors import InputError
@@ -59,6 +59,18 @@ def coarse_forward(net: nn.Module, batch: Batch) -> Tensor:
     return resize_logits(net(batch["clip"], *fine), batch["labels"].shape[2], align_corners=False)
 
 
+def both_forward(net: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits of both streams' network at the labelled frames: the Coarse one's (B,C,L), the Fine one's (B,C,L')."""
+    coarse, fine = net(batch["clip"], batch["fine_clip"], batch["fine_mask"], batch["start"])
+    coarse = resize_logits(coarse, batch["labels"].shape[2], align_corners=False)
+    return coarse, resize_logits(fine, batch["fine_labels"].shape[2], align_corners=True)
+
+
+def coarse_of_both_forward(net: nn.Module, batch: Batch) -> Tensor:
+    """Logits (B,C,L) of the Coarse stream, beside which nothing is trained or evaluated."""
+    return both_forward(net, batch)[0]
+
+
 def padded_alike(prepare: Prepare) -> Prepare:
     """`prepare`, with the processes' shares of a batch padded to one length, as they would be in one process."""
 
@@ -72,6 +84,18 @@ def padded_alike(prepare: Prepare) -> Prepare:
 
 # The logits are at the labelled frames already, where `align_corners` has no effect.
 CRITERION: Criterion = partial(detection_loss, align_corners=True)
+
+
+def fine_head(weight: float) -> SecondHead:
+    """The Fine stream's head, where both streams are trained."""
+    return SecondHead(
+        name="fine",
+        forward=both_forward,
+        labels="fine_labels",
+        mask="fine_labels_mask",
+        criterion=CRITERION,
+        weight=weight,
+    )
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------
@@ -233,28 +257,29 @@ def run_stage(
     *,
     build: Callable[[Config], nn.Module],
     forward: Forward,
-    needs_features: bool,
+    fine_source: Literal["store", "network"] | None = None,
     fusion_lr_factor: float = 1.0,
+    second_head: SecondHead | None = None,
 ) -> None:
-    """Train a stage, or with --eval_only evaluate it."""
+    """Train a stage, or with --eval_only evaluate it. `fine_source`: what brings fine features into its batches."""
     device, config = start(command), command.config
     stage: Stage = getattr(config, name)
     folder = writable(config.run_dir / name, "--run.dir")
     annotations = read_annotations(config)
     tested = find(config, annotations.subset("testing"), "Test videos")
-    store = open_features(config) if needs_features else None
+    store, fine_clips = open_features(config) if fine_source == "store" else None, fine_source == "network"
     evaluation = Evaluation(
         config,
         folder,
         annotations,
-        video_loader(config, tested, device, store),
+        video_loader(config, tested, device, store, fine_clips=fine_clips),
         forward,
         device,
         all_frames=name == "fine" or config.data.kind != "charades",  # rule "dense" is MultiTHUMOS's own
     )
     net = build(config).to(device)
     if command.eval_only:
-        load_weights(net, weights_to_evaluate(command, stage, name), complete=True)
+        load_streams(net, weights_to_evaluate(command, stage, name), config, complete=True)
         metrics = evaluation(net)
         if distributed.is_main():
             metrics.pop("selection")
@@ -271,7 +296,7 @@ def run_stage(
         criterion=CRITERION,
         optimizer=optimizer,
         scheduler=make_scheduler(optimizer, stage),
-        loader=train_loader(config, stage, annotations, device, store),
+        loader=train_loader(config, stage, annotations, device, store, fine_clips=fine_clips),
         prepare=padded_alike(Preparer()),
         validate=evaluation,
         keep=evaluation.keep,
@@ -281,6 +306,7 @@ def run_stage(
         identity=identity(name, config),
         device=device,
         precision=config.run.precision,
+        second_head=second_head,
     )
     if config.run.resume == "auto" and (trainer.last.is_file() or previous(trainer.last).is_file()):
         trainer.resume()
@@ -289,7 +315,7 @@ def run_stage(
             return
         print(f"{trainer.last}: continuing at epoch {trainer.position.epoch}, step {trainer.position.step}")
     else:
-        initialise(net, stage, name)
+        initialise(net, config, name)
         if distributed.is_main():
             for earlier in (trainer.best, trainer.best.with_suffix(".safetensors"), previous(trainer.last)):
                 earlier.unlink(missing_ok=True)

@@ -1,12 +1,14 @@
 """Stage 3: train the Coarse stream, fused with the stored features of the Fine stream (section 4.1).
 
     python train_coarse_fineFEAT.py -gpu 0 --data.frames DIR --data.annotations FILE
+
+With `coarse.fine_source: network` (configs/charades_joint.yaml) both streams in one network, without a store.
 """
 
-from assemble import build_coarse
+from assemble import build_coarse, build_coarse_fine
 from configs.cli import Command, parse
 from launch import run_script
-from stage import coarse_forward, run_stage
+from stage import coarse_forward, coarse_of_both_forward, fine_head, run_stage
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -20,13 +22,16 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def train(command: Command) -> None:
+    coarse = command.config.coarse
+    both = coarse.fine_source == "network"
     run_stage(
         command,
         "coarse",
-        build=build_coarse,
-        forward=coarse_forward,
-        needs_features=True,
-        fusion_lr_factor=command.config.coarse.fusion_lr_factor,
+        build=build_coarse_fine if both else build_coarse,
+        forward=coarse_of_both_forward if both else coarse_forward,
+        fine_source=coarse.fine_source,
+        fusion_lr_factor=coarse.fusion_lr_factor,
+        second_head=fine_head(coarse.fine_loss_weight) if both and not coarse.fine_frozen else None,
     )
 
 

@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def train(command: Command) -> None:
-    run_stage(command, "fine", build=build_fine, forward=fine_forward, needs_features=False)
+    run_stage(command, "fine", build=build_fine, forward=fine_forward)
 
 
 if __name__ == "__main__":

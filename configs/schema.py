@@ -168,7 +168,7 @@ class Fine(Stage):
 
 @dataclass(kw_only=True)
 class Coarse(Stage):
-    """stage 3, train_coarse_fineFEAT.py: the Coarse stream, fused with the stored fine features"""
+    """stage 3, train_coarse_fineFEAT.py: the Coarse stream, fused with the fine features"""
 
     batch_size: int = 6
     lr: float = 0.02
@@ -177,10 +177,22 @@ class Coarse(Stage):
     drop_last: bool = False
     fusion_lr_factor: float = 10.0
     """learning rate of the fusion layers, relative to the others'"""
+    fine_source: Literal["store", "network"] = "store"
+    """where fine features come from: stage 2's store, or the Fine stream at once, from the frames of the fine window"""
+    fine_init: str | None = None
+    """with network: checkpoint of stage 1 that the Fine stream starts from; null: this run's best.pt; none: random"""
+    fine_frozen: bool = True
+    """with network: the Fine stream stays as it is; otherwise both streams are trained"""
+    fine_loss_weight: float = 1.0
+    """with network, both trained: the Fine stream's loss, on the labels of its window, relative to the Coarse one's"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(0 < self.fusion_lr_factor < math.inf, "coarse.fusion_lr_factor", "positive", self.fusion_lr_factor)
+        weight = self.fine_loss_weight
+        _require(0 <= weight < math.inf, "coarse.fine_loss_weight", "0 or positive", weight)
+        usable = self.fine_source == "store" or not self.fine_frozen or self.fine_init != FROM_SCRATCH
+        _require(usable, "coarse.fine_init", "a checkpoint where the Fine stream is frozen", self.fine_init)
 
 
 @dataclass(kw_only=True)
@@ -262,6 +274,10 @@ class Config:
     eval: Eval = field(default_factory=Eval)
     run: Run = field(default_factory=Run)
 
+    def __post_init__(self) -> None:
+        usable = self.coarse.fine_source == "store" or self.model.fusion != "none"
+        _require(usable, "coarse.fine_source", "store where model.fusion is none", self.coarse.fine_source)
+
     @property
     def run_dir(self) -> Path:
         """The run's folder; stages 1 and 3 write to `fine` and `coarse` in it."""
@@ -276,6 +292,11 @@ class Config:
     def features_checkpoint(self) -> Path:
         """The Fine stream's checkpoint that stage 2 extracts with."""
         return Path(self.features.checkpoint or self.run_dir / "fine" / "checkpoints" / "best.pt")
+
+    @property
+    def fine_init(self) -> Path:
+        """The checkpoint that the Fine stream of both streams' network starts from."""
+        return Path(self.coarse.fine_init or self.run_dir / "fine" / "checkpoints" / "best.pt")
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain values by section and option, for checkpoints and YAML."""

@@ -34,7 +34,10 @@ class Batch(TypedDict):
     num_frames: Tensor  # (B,) int64, frames of the whole video
     duration: Tensor  # (B,) float64, seconds
     fine_features: NotRequired[dict[str, Tensor]]  # {layer: (B,C_l,T',7,7)} as stored; float32 after `prepare`
-    fine_mask: NotRequired[Tensor]  # (B,T') float32, 1 at valid feature frames
+    fine_clip: NotRequired[Tensor]  # (B,3,T',H,W), as clip
+    fine_labels: NotRequired[Tensor]  # (B,C,L') float32, of fine_clip
+    fine_labels_mask: NotRequired[Tensor]  # (B,L') float32
+    fine_mask: NotRequired[Tensor]  # (B,T') float32, 1 at valid frames of fine_features or fine_clip
     start: NotRequired[Tensor]  # (B,) int64, the clip's first frame on the fine axis
     parts: NotRequired[list[Part]]  # of test videos: the windows that the clips are
     skipped: NotRequired[list[Skipped]]  # only on the way from a worker to the loader
@@ -63,6 +66,12 @@ def collate(samples: Sequence[Sample]) -> Batch:
         lengths = next(iter(padded.values()))[1]
         batch["fine_features"] = {layer: features for layer, (features, _) in padded.items()}
         batch["fine_mask"] = _mask(lengths, int(lengths.max()))
+    if "fine_clip" in samples[0]:
+        batch["fine_clip"], lengths = _pad_time([sample["fine_clip"] for sample in samples])
+        batch["fine_mask"] = _mask(lengths, int(lengths.max()))
+        batch["fine_labels"], lengths = _pad_time([sample["fine_labels"] for sample in samples])
+        batch["fine_labels_mask"] = _mask(lengths, int(lengths.max()))
+    if "start" in samples[0]:
         batch["start"] = torch.tensor([sample["start"] for sample in samples])
     if "part" in samples[0]:
         batch["parts"] = [sample["part"] for sample in samples]
@@ -71,15 +80,16 @@ def collate(samples: Sequence[Sample]) -> Batch:
     return batch
 
 
-def time_lengths(batch: Batch) -> tuple[int, int, int]:
-    """T, L and T' of a batch; T' is 0 without fine features."""
-    return batch["clip"].shape[2], batch["labels"].shape[2], batch["fine_mask"].shape[1] if "fine_mask" in batch else 0
+def time_lengths(batch: Batch) -> tuple[int, int, int, int]:
+    """T, L, T' and L' of a batch; 0 for what it is without."""
+    fine, fine_labels = (batch[key].shape[1] if key in batch else 0 for key in ("fine_mask", "fine_labels_mask"))
+    return batch["clip"].shape[2], batch["labels"].shape[2], fine, fine_labels
 
 
-def pad(batch: Batch, T: int, L: int, fine: int) -> Batch:
+def pad(batch: Batch, T: int, L: int, fine: int, fine_labels: int = 0) -> Batch:
     """The batch with zeros up to the given lengths, as if a longer sample were in it."""
     shape = time_lengths(batch)
-    if shape == (T, L, fine):
+    if shape == (T, L, fine, fine_labels):
         return batch
     padded = Batch(**batch)
     padded["clip"] = _pad_time(list(batch["clip"]), T)[0]
@@ -87,6 +97,11 @@ def pad(batch: Batch, T: int, L: int, fine: int) -> Batch:
     padded["mask"] = F.pad(batch["mask"], (0, L - shape[1]))
     if "fine_mask" in batch:
         padded["fine_mask"] = F.pad(batch["fine_mask"], (0, fine - shape[2]))
+    if "fine_clip" in batch:
+        padded["fine_clip"] = _pad_time(list(batch["fine_clip"]), fine)[0]
+        for key in ("fine_labels", "fine_labels_mask"):
+            padded[key] = F.pad(batch[key], (0, fine_labels - shape[3]))
+    if "fine_features" in batch:
         padded["fine_features"] = {layer: _pad_time(list(x), fine)[0] for layer, x in batch["fine_features"].items()}
     return padded
 
@@ -118,6 +133,8 @@ def prepare(batch: Batch, device: torch.device | str, out: Tensor | None = None)
     """
     moved = {key: _move(value, device) for key, value in batch.items()}
     moved["clip"] = normalise(moved["clip"], batch["frames"], out)
+    if "fine_clip" in moved:
+        moved["fine_clip"] = normalise(moved["fine_clip"], batch["fine_mask"].sum(1).int())
     if "fine_features" in moved:
         moved["fine_features"] = {layer: x.float() for layer, x in moved["fine_features"].items()}
     return moved

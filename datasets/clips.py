@@ -243,31 +243,32 @@ class _VideoDataset(Dataset):
         total = video_length(n, self.stride)
         window, start = place_window(first, len(numbers), total, length=self.fine_frames, mode=self.fine_window)
         fine = video_frames(n, self.stride)[window : window + self.fine_frames] if self.fine_clips else range(0)
-        clip, fine_clip = self._render(video.id, (numbers, fine), choose_view)
+        shown = sorted({*numbers, *fine})
+        images = read_frames(self.frames, video.id, shown, self.decode)
+        height, width = images[0].shape[1:]
+        seen = render(images, choose_view(width, height), self.size)
+        clip = _choose(seen, shown, numbers)
         sample = Sample(video=video.id, clip=clip, labels=labels, num_frames=n, duration=video.duration)
         if self.store is not None:
             sample["fine_features"] = self.store.read(video.id, window, window + self.fine_frames)
-            sample["start"] = start
         if self.fine_clips:
-            sample["fine_clip"] = fine_clip
+            sample["fine_clip"] = _choose(seen, shown, fine)
             sample["fine_labels"] = self._labels(index, window, window + len(fine))
+        if self.store is not None or self.fine_clips:
             sample["start"] = start
         return sample
-
-    def _render(
-        self, video: str, clips: Sequence[range], choose_view: Callable[[int, int], View]
-    ) -> list[Tensor]:
-        """Clips (3,T,size,size) uint8 of these video frames, each decoded once, all in one view."""
-        numbers = sorted(set().union(*clips))
-        images = dict(zip(numbers, read_frames(self.frames, video, numbers, self.decode), strict=True))
-        height, width = images[numbers[0]].shape[1:]
-        view = choose_view(width, height)
-        return [render([images[number] for number in clip], view, self.size) for clip in clips]
 
     def _labels(self, index: int, start: int, stop: int) -> Tensor:
         """Labels (C,L) of the video's frames start..stop-1 in the test view."""
         video, n = self.videos[index]
         return frame_labels(video, n, self.num_classes, start * self.stride, min(n, stop * self.stride))
+
+
+def _choose(seen: Tensor, shown: Sequence[int], numbers: range) -> Tensor:
+    """The clip (3,T,H,W) of these video frames among all that are shown, `seen` (3,len(shown),H,W); memory alike."""
+    if len(shown) == len(numbers):
+        return seen
+    return seen.permute(1, 2, 3, 0)[np.searchsorted(shown, numbers)].permute(3, 0, 1, 2)
 
 
 class TrainClips(_VideoDataset):

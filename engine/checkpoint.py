@@ -24,6 +24,7 @@ FORMAT = 1
 FIXED = {  # what the network is, and what it is shown: changed, it would be another network or another task
     "data.kind", "data.num_classes", "data.stride", "data.size",
     "model.variant", "model.pool", "model.fusion", "model.alignment", "model.gaussian_scale", "model.bn_splits",
+    "coarse.fine_source", "coarse.fine_frozen",
 }  # fmt: skip
 OF_NO_EFFECT = {"run.name", "run.dir", "run.resume"}  # on a run that continues
 STAGE_3_ONLY = {

@@ -89,6 +89,26 @@ class Meter:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class SecondHead:
+    """Another output of the network that is trained beside its logits.
+
+    Its losses are reported as NAME_loss and so on, and `weight` times its loss is part of the loss.
+
+    Attributes:
+        forward: model, batch -> logits as of the trainer's `forward`, and this head's (B,C,L') at its own labels.
+        labels, mask: where a batch has these, (B,C,L') and (B,L').
+        criterion: as the trainer's.
+    """
+
+    name: str
+    forward: Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
+    labels: str
+    mask: str
+    criterion: Criterion
+    weight: float
+
+
 def parts_of(batch: Batch, parts: int) -> Iterator[tuple[Batch, float, bool]]:
     """A batch in interleaved parts of whole samples: each part, its share of the samples, and whether it is the last.
 
@@ -115,6 +135,7 @@ class Trainer:
         scores: collects what the console reports as the mAP of training clips.
         identity: what goes into every checkpoint beside the weights, "stage" and "config" among it.
         precision: "fp32", or "bf16" or "fp16" by autocast, fp16 with scaled gradients.
+        second_head: what else is trained; None where the logits are all.
     """
 
     def __init__(
@@ -135,7 +156,9 @@ class Trainer:
         identity: Mapping[str, Any],
         device: torch.device,
         precision: str = "fp32",
+        second_head: SecondHead | None = None,
     ) -> None:
+        self.second_head = second_head
         self.model, self.forward, self.criterion = model, forward, criterion
         self.optimizer, self.scheduler = optimizer, scheduler
         self.loader, self.prepare, self.validate = loader, prepare, validate
@@ -280,14 +303,13 @@ class Trainer:
 
     def _accumulate(self, batch: Batch) -> tuple[dict[str, float], int]:
         """Gradients of the batch, summed over its parts as if it were one; also feeds the training scores."""
-        mask_total = distributed.mean(batch["mask"].sum())  # the mean, since gradients are averaged over processes
+        masks = ["mask"] if self.second_head is None else ["mask", self.second_head.mask]
+        mask_totals = [distributed.mean(batch[mask].sum()) for mask in masks]  # as gradients, averaged over processes
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         for part, share, is_last in parts_of(batch, self.stage.accumulate):
             alone = nullcontext() if is_last or self.network is self.model else self.network.no_sync()
             with alone:
-                with self.autocast:
-                    logits = self.forward(self.network, part)
-                losses = self.criterion(logits, part["labels"], part["mask"], mask_total=mask_total * share)
+                logits, losses = self._losses(part, [total * share for total in mask_totals])
                 self.scaler.scale(losses["loss"] * share).backward()
             for name, value in losses.items():
                 sums[name] = sums[name] + value.detach() * share
@@ -295,6 +317,19 @@ class Trainer:
         asked = torch.tensor(float(requested()), device=self.device)
         *values, asked = distributed.mean(torch.stack([*sums.values(), asked])).tolist()
         return dict(zip(sums, values, strict=True)), distributed.highest(requested())[0] if asked else 0
+
+    def _losses(self, part: Batch, mask_totals: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits and losses of a part of a batch, those of the second head included."""
+        second = self.second_head
+        with self.autocast:
+            output = (second or self).forward(self.network, part)
+        logits, *others = output if second else (output,)
+        losses = self.criterion(logits, part["labels"], part["mask"], mask_total=mask_totals[0])
+        if second:
+            beside = second.criterion(*others, part[second.labels], part[second.mask], mask_total=mask_totals[1])
+            losses["loss"] = losses["loss"] + second.weight * beside["loss"]
+            losses |= {f"{second.name}_{name}": value for name, value in beside.items()}
+        return logits, losses
 
     def _report(self, log: RunLog, half: Meter) -> None:
         values, epoch, step = half.compute(), self._epochs_done(), self.position.step

@@ -49,14 +49,26 @@ class FineNet(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         """Clip (B,3,T,H,W), normalised; any T, H and W from 64 -> logits (B,classes,T), for "class" (B,classes)."""
-        x = self._levels(clip)["conv5"]
-        if self.task == "class":
-            return self.head(x.mean(2, keepdim=True)).squeeze(2)
-        return self.head(x)
+        return self._logits(self._levels(clip))
 
     def features(self, clip: Tensor) -> dict[str, Tensor]:
         """Clip (B,3,T,H,W) -> {"layer1": (B,24,T,7,7), "layer2": 48, "layer3": 96, "layer4": 192, "conv5": 432}.
 
         Outputs of the four stages and of conv5 with its norm and ReLU, averaged over space to 7x7 cells.
         """
-        return {name: F.adaptive_avg_pool3d(x, (None, GRID, GRID)) for name, x in self._levels(clip).items()}
+        return _at_grid(self._levels(clip))
+
+    def logits_and_features(self, clip: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Both in one pass."""
+        levels = self._levels(clip)
+        return self._logits(levels), _at_grid(levels)
+
+    def _logits(self, levels: dict[str, Tensor]) -> Tensor:
+        x = levels["conv5"]
+        if self.task == "class":
+            return self.head(x.mean(2, keepdim=True)).squeeze(2)
+        return self.head(x)
+
+
+def _at_grid(levels: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: F.adaptive_avg_pool3d(x, (None, GRID, GRID)) for name, x in levels.items()}
