@@ -91,7 +91,7 @@ function timeAxis(video) {
 function classTrack(video, label, row, stages, peak, names, point) {
   const actions = video.truth.filter((action) => action[0] === label).map(([, start, end]) => [start, Math.min(end, video.seconds)]);
   const steps = stages.map((stage) => ({ ...stage, ...video.scores[stage.key], scores: video.scores[stage.key].rows[row] }));
-  const finest = steps.reduce((a, b) => (b.step < a.step ? b : a), { step: video.seconds / 50, scores: Array(50).fill(null) });
+  const finest = steps.length ? steps.reduce((a, b) => (b.step < a.step ? b : a)) : { step: video.seconds / 50, scores: Array(50).fill(null) };
   const times = finest.scores.map((_, index) => index * finest.step);
   const truth = actions.map(([start, end]) => zone(start / video.seconds, end / video.seconds));
   const reading = {
