@@ -34,7 +34,7 @@ def test_the_default_file_spells_out_the_schemas_defaults():
     assert [setting.option for setting in read_yaml(DEFAULT_CONFIG)] == list(OPTIONS)
 
 
-@pytest.mark.parametrize("name", ["charades_x3d_s", "charades_x3d_xl", "multithumos"])
+@pytest.mark.parametrize("name", ["charades_joint", "charades_x3d_s", "charades_x3d_xl", "multithumos"])
 def test_deltas_hold_changes_only(name):
     path = DEFAULT_CONFIG.with_name(f"{name}.yaml")
     changed = diff(load(DEFAULT_CONFIG), load(DEFAULT_CONFIG, path))
