@@ -17,6 +17,8 @@ import numpy as np
 import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Patch
 
 from datasets.charades import class_names, load
 from datasets.clips import find_videos, frame_labels, video_length
@@ -122,7 +124,7 @@ def draw(run: Path, data: Path, output: Path, context: list[int]) -> None:
         draw_truth(top, actions, context)
         top.set_title(f"{video}: ground truth")
         for axes, (stage, name) in zip(below, STREAMS.items(), strict=True):
-            draw_scores(axes, scores[stage][video], length)
+            image = draw_scores(axes, scores[stage][video], length)
             axes.set_title(name)
         draw_grid(below[-1], chosen.get(video, []))
         below[-1].set_xlabel("seconds")
@@ -130,6 +132,9 @@ def draw(run: Path, data: Path, output: Path, context: list[int]) -> None:
             axes.set_xlim(0, length)
     panels[0, 0].set_yticks(range(len(names)), names)
     panels[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    kinds = {"tab:orange": "context activity", "tab:blue": "other activity"}
+    panels[0, -1].legend(handles=[Patch(color=colour, label=kind) for colour, kind in kinds.items()], fontsize="small")
+    figure.colorbar(image, ax=panels[1:], label="score", shrink=0.5)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=100)
 
@@ -147,10 +152,10 @@ def draw_truth(axes: Axes, actions: list[tuple[int, float, float]], context: lis
         axes.barh(label, end - start, left=start, height=0.8, color="tab:orange" if label in context else "tab:blue")
 
 
-def draw_scores(axes: Axes, scores: np.ndarray, length: float) -> None:
+def draw_scores(axes: Axes, scores: np.ndarray, length: float) -> AxesImage:
     """Scores (25,C), each shown from its own time to the next."""
     extent = (0, length, scores.shape[1] - 0.5, -0.5)
-    axes.imshow(scores.T, aspect="auto", cmap="viridis", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+    return axes.imshow(scores.T, aspect="auto", cmap="viridis", vmin=0, vmax=1, extent=extent, interpolation="nearest")
 
 
 def draw_grid(axes: Axes, frames: list[float]) -> None:
