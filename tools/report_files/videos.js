@@ -105,7 +105,10 @@ function classTrack(video, label, row, stages, peak, names, point) {
       ],
     }),
   };
-  const drawn = steps.map((one) => stretched(video.seconds / one.step, 1, ...scoreSteps(one.scores, peak, one.key, filled(one.key, stages))));
+  const drawn = steps.map((one) => {
+    const width = video.seconds / one.step;
+    return stretched(width, 1, ...scoreSteps(one.scores, width, peak, one.key, filled(one.key, stages)));
+  });
   const drawing = shape("svg", {}, ...truth.map(([ground]) => ground), ...drawn, ...truth.map(([, foot]) => foot));
   return trackOf(row ? "row" : "row first", video, point, reading, drawing);
 }
@@ -129,15 +132,17 @@ function zone(from, to) {
 }
 
 // The scores as steps, each from its own time to the next; a frame without a line in the predictions is a gap.
-function scoreSteps(scores, peak, key, fill) {
+// `width` is the length of the video in steps.
+function scoreSteps(scores, width, peak, key, fill) {
   const height = (score) => (1 - Math.max(0, score) / peak).toFixed(4);
   let line = "";
   let area = "";
   scores.forEach((score, frame) => {
-    if (score === null) return;
+    if (score === null || frame >= width) return;
     const joined = frame && scores[frame - 1] !== null;
-    line += `${joined ? "V" : `M${frame} `}${height(score)}H${frame + 1}`;
-    area += `M${frame} 1V${height(score)}H${frame + 1}V1Z`;
+    const end = Math.min(frame + 1, width);
+    line += `${joined ? "V" : `M${frame} `}${height(score)}H${end}`;
+    area += `M${frame} 1V${height(score)}H${end}V1Z`;
   });
   const drawn = [shape("path", { class: `line line-${key}`, d: line })];
   return fill ? [shape("path", { class: `area fill-${key}`, d: area }), ...drawn] : drawn;
