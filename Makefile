@@ -21,6 +21,7 @@ demo: .venv
 	$(BIN)/python extract_fineFEAT.py -gpu cpu --config configs/demo.yaml
 	$(BIN)/python train_coarse_fineFEAT.py -gpu cpu --config configs/demo.yaml
 	$(BIN)/python -m tools.demo_summary runs/demo data/demo
+	$(BIN)/python -m tools.report runs/demo
 
 lint: .venv
 	$(BIN)/ruff check .
