@@ -86,6 +86,8 @@ def fine_checkpoint(options: argparse.Namespace, config: Config) -> Path:
     """That of the Fine stream whose features the Coarse stream was trained with."""
     if options.fine_checkpoint:
         return options.fine_checkpoint
+    if config.coarse.fine_source == "network":  # the checkpoint holds both streams
+        return options.checkpoint
     beside = options.checkpoint.resolve().parents[2] / "fine" / "checkpoints" / "best.pt"
     for path in (config.features_checkpoint, beside):
         if path.is_file():

@@ -215,17 +215,34 @@ def test_checkpoints_of_another_kind(run, tiny_run, video, tmp_path):
     assert "absent.pt" in one_line(run(video, checkpoint=tmp_path / "absent.pt"))
 
 
+def contents_of(path: Path) -> dict:
+    contents = torch.load(path, weights_only=True)
+    return {key: value for key, value in contents.items() if key not in ("checksum", "format")}
+
+
 def test_the_fine_stream_is_looked_for(run, tiny_run, video, tmp_path):
     """Where the run's configuration names it, else beside the checkpoint; a run that was moved has neither."""
-    contents = torch.load(tiny_run / "coarse" / "checkpoints" / "best.pt", weights_only=True)
-    contents.pop("checksum")
+    contents = contents_of(tiny_run / "coarse" / "checkpoints" / "best.pt")
     contents["config"]["run"]["dir"] = str(tmp_path / "moved")
     alone = tmp_path / "elsewhere" / "coarse" / "checkpoints" / "best.pt"
     alone.parent.mkdir(parents=True)
-    save_checkpoint(alone, {key: value for key, value in contents.items() if key != "format"})
+    save_checkpoint(alone, contents)
     assert "--fine_checkpoint" in one_line(run(video, checkpoint=alone))
     shutil.copytree(tiny_run / "fine", tmp_path / "elsewhere" / "fine")
     assert run(video, checkpoint=alone) == (0, "")
+
+
+def test_a_checkpoint_of_both_streams(run, tiny_run, video, tmp_path):
+    assert run(video) == (0, "")
+    expected = (tmp_path / "bar.csv").read_bytes()
+    streams = {stage: contents_of(tiny_run / stage / "checkpoints" / "best.pt") for stage in ("fine", "coarse")}
+    model = {f"{stage}.{name}": x for stage, one in streams.items() for name, x in one["model"].items()}
+    both = {**streams["coarse"], "model": model}
+    both["config"]["coarse"]["fine_source"] = "network"
+    both["config"]["run"]["dir"] = str(tmp_path / "moved")
+    save_checkpoint(tmp_path / "both.pt", both)
+    assert run(video, checkpoint=tmp_path / "both.pt") == (0, "")
+    assert (tmp_path / "bar.csv").read_bytes() == expected
 
 
 def test_two_videos_of_one_name(run, video, tmp_path):
