@@ -104,11 +104,16 @@ def extract(
     workers: int,
     keep_damaged: bool,
     progress: Callable[[Iterable[Future], int, str], Iterable[Future]],
+    stopped: Callable[[], object],
 ) -> Outcome:
     """Make the folders that are not there yet, several at a time.
 
-    A video that fails does not keep the others from being made; anything else that goes wrong, a signal included,
-    calls them off, and what was begun is removed. FFmpeg and the JPEG encoder work outside Python's lock: threads do.
+    A video that fails does not keep the others from being made; anything else that goes wrong calls them off, and what
+    was begun is removed. FFmpeg and the JPEG encoder work outside Python's lock: threads do.
+
+    Args:
+        progress: Shows the progress of items, of a number, under a title (`engine.log.progress`).
+        stopped: Asked before every frame whether to stop; then Cancelled is raised.
     """
     with sole_writer(root) as removed:
         if removed:
@@ -116,7 +121,8 @@ def extract(
         todo = _unfinished(files, root, settings, keep_damaged)
         print(f"{root}: {len(todo)} videos to prepare, {len(files) - len(todo)} complete ({settings})")
         outcome, leave = Outcome(there=len(files) - len(todo)), threading.Event()
-        make = partial(make_folder, root=root, settings=settings, keep_damaged=keep_damaged, cancelled=leave.is_set)
+        options = {"keep_damaged": keep_damaged, "cancelled": lambda: leave.is_set() or stopped()}
+        make = partial(make_folder, root=root, settings=settings, **options)
         with ThreadPoolExecutor(workers) as pool:
             try:
                 threads = max(1, workers // max(1, len(todo)))

@@ -96,7 +96,7 @@ def make_folder(
     *,
     keep_damaged: bool = False,
     threads: int = 1,
-    cancelled: Callable[[], bool] = bool,
+    cancelled: Callable[[], object] = bool,
 ) -> Record:
     """Write the frames of a video file to `<root>/<its stem>`, in place of what may be there under that name.
 
@@ -104,7 +104,7 @@ def make_folder(
         keep_damaged: Keep what can be decoded of a truncated or damaged file, which is an InputError otherwise: its
             frames would be taken for the whole video's, and labels put at wrong times.
         threads: Threads of the decoder.
-        cancelled: Asked before every frame; raises Cancelled once it says True.
+        cancelled: Asked before every frame; raises Cancelled once it says yes.
     """
     partial = root / f".{source.stem}{PARTIAL}"
     shutil.rmtree(partial, ignore_errors=True)
@@ -121,7 +121,7 @@ def make_folder(
 
 
 def _write_frames(
-    source: Path, folder: Path, settings: Settings, threads: int, cancelled: Callable[[], bool]
+    source: Path, folder: Path, settings: Settings, threads: int, cancelled: Callable[[], object]
 ) -> Record:
     """The frames alone, counted against the file's timestamps; a frame that is repeated is encoded once."""
     video = VideoFile(source, size=settings.size, threads=threads)

@@ -22,10 +22,10 @@ from pathlib import Path
 from datasets import charades, convert, multithumos
 from datasets.annotations import Video
 from datasets.extraction import annotated_only, extract, find_videos, some
-from datasets.frame_folders import Record, Settings, count_files
+from datasets.frame_folders import Cancelled, Record, Settings, count_files
 from datasets.video import FPS, SIZE
 from engine.log import progress
-from engine.signals import Stopped, left_at_once
+from engine.signals import Stopped, requested, stop_requests
 from eval.errors import InputError
 
 QUALITY = 85
@@ -184,8 +184,8 @@ def prepare(args: argparse.Namespace) -> list[str]:
         if official:
             files = annotated_only(files, official.ids)
         settings = Settings(args.fps, args.size or None, args.quality)
-        options = {"workers": args.workers, "keep_damaged": args.keep_damaged, "progress": progress}
-        outcome = extract(files, args.frames, settings, **options)
+        options = {"workers": args.workers, "keep_damaged": args.keep_damaged}
+        outcome = extract(files, args.frames, settings, **options, progress=progress, stopped=requested)
         print(f"{args.frames}: {outcome.report()}")
         failed = outcome.failed
     if args.json and official:
@@ -199,8 +199,11 @@ def main(argv: list[str] | None = None) -> int:
     """Prepare; 1 with a line on stderr for each video that failed, or with one line for another mistake."""
     args = parse(argv)
     try:
-        with left_at_once():
-            failed = prepare(args)
+        with stop_requests():
+            try:
+                failed = prepare(args)
+            except Cancelled:
+                raise Stopped(requested()) from None
     except Stopped as stopped:
         print(f"datasets.prepare: {stopped}", file=sys.stderr)
         return stopped.status

@@ -1,0 +1,377 @@
+"""`datasets.prepare`: frame folders that are whole or absent, and official annotations as JSON."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import defaultdict
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets import charades, frame_folders, multithumos
+from datasets.annotations import load_annotations
+from datasets.frame_folders import RECORD, sole_writer
+from datasets.frames import count_frames, frame_path
+from datasets.prepare import main
+from tests.conftest import PROJECT
+from tests.datasets.video_files import corners, number_of, write_video
+
+
+@pytest.fixture
+def videos(tmp_path) -> Path:
+    """Two videos: `a` of 30 frames, in a folder within, and `b` of 12 frames at 12 a second."""
+    folder = tmp_path / "videos"
+    (folder / "more").mkdir(parents=True)
+    write_video(folder / "more" / "a.mp4", 30)
+    write_video(folder / "b.MKV", 12, tick=Fraction(1, 12), codec="libx264")
+    (folder / "list.txt").touch()
+    return folder
+
+
+def prepare(videos: Path, *options: str, kind: str = "videos") -> int:
+    command = [kind, "--videos", videos, "--frames", videos.parent / "frames", "--workers", "2", *options]
+    return main([str(part) for part in command])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def numbers(frames: Path, video: str) -> list[int]:
+    n = count_frames(frames, video)
+    return [number_of(np.array(Image.open(frame_path(frames, video, k)))) for k in range(1, n + 1)]
+
+
+# --- frames -----------------------------------------------------------------------------------------------------------
+
+
+def test_videos_become_frame_folders(videos, tmp_path, capsys):
+    assert prepare(videos, "--json", tmp_path / "own.json") == 0
+    frames = tmp_path / "frames"
+    assert sorted(os.listdir(frames)) == ["a", "b"]
+    assert numbers(frames, "a") == list(range(30))
+    assert numbers(frames, "b") == [k // 2 for k in range(24)]
+    assert "2 videos prepared: 54 frames, as many as their timestamps ask for" in capsys.readouterr().out
+    own = load_annotations(tmp_path / "own.json", num_classes=1)
+    assert [(video.id, video.duration) for video in own.videos] == [("a", 1.25), ("b", pytest.approx(1, abs=0.002))]
+
+
+def test_rate_size_and_quality(tmp_path):
+    video = write_video(tmp_path / "v.mp4", 24, picture=corners, width=128, height=96)
+    small, fine = tmp_path / "small", tmp_path / "fine"
+    shared = ["videos", "--videos", str(video), "--frames"]
+    assert main([*shared, str(small), "--fps", "6", "--size", "64", "--quality", "30"]) == 0
+    assert main([*shared, str(fine), "--fps", "6", "--size", "0", "--quality", "95"]) == 0
+    assert count_frames(small, "v") == count_frames(fine, "v") == 6
+    assert Image.open(frame_path(small, "v", 1)).size == (64, 48)
+    assert Image.open(frame_path(fine, "v", 1)).size == (128, 96)
+    tables = [Image.open(frame_path(folder, "v", 1)).quantization[0] for folder in (small, fine)]
+    assert sum(tables[0]) > 5 * sum(tables[1])
+
+
+def test_the_same_command_continues(videos, tmp_path, capsys):
+    assert prepare(videos) == 0
+    before = contents(tmp_path / "frames")
+    os.remove(frame_path(tmp_path / "frames", "a", 7))
+    untouched = frame_path(tmp_path / "frames", "b", 1).stat().st_mtime_ns
+    assert prepare(videos) == 0
+    assert "1 videos to prepare, 1 complete" in capsys.readouterr().out
+    assert contents(tmp_path / "frames") == before
+    assert frame_path(tmp_path / "frames", "b", 1).stat().st_mtime_ns == untouched
+    write_video(videos / "b.MKV", 18, tick=Fraction(1, 12), codec="libx264")
+    assert prepare(videos) == 0
+    assert count_frames(tmp_path / "frames", "b") == 36
+
+
+INTERRUPTED = """
+import os, signal, sys
+from datasets import frame_folders, prepare
+encode, calls = frame_folders._jpeg, []
+
+def interrupted(*args):
+    calls.append(args)
+    if len(calls) == 40:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return encode(*args)
+
+frame_folders._jpeg = interrupted
+prepare.main(sys.argv[1:])
+"""
+
+
+def test_killed_it_leaves_nothing_that_looks_whole(videos, tmp_path, capsys):
+    frames = tmp_path / "frames"
+    command = ["videos", "--videos", videos, "--frames", frames, "--workers", "1"]
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, *command], cwd=PROJECT, capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    assert sorted(os.listdir(frames)) == [".b.partial", "a"]
+    assert prepare(videos) == 0
+    said = capsys.readouterr().out
+    assert "removed 1 unfinished folders" in said
+    assert "1 videos to prepare, 1 complete" in said
+    assert sorted(os.listdir(frames)) == ["a", "b"]
+    assert numbers(frames, "b") == [k // 2 for k in range(24)]
+
+
+@pytest.mark.parametrize(
+    ("event", "status", "line"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGTERM), 143, "stopped by SIGTERM; the same command continues"),
+        (lambda: os.kill(os.getpid(), signal.SIGINT), 130, "stopped by SIGINT; the same command continues"),
+        (
+            lambda: _fail(OSError(errno.ENOSPC, "No space left on device")),
+            1,
+            "error: [Errno 28] No space left on device",
+        ),
+    ],
+    ids=["SIGTERM", "SIGINT", "disk"],
+)
+def test_stopped_it_cleans_up(videos, tmp_path, capsys, monkeypatch, event, status, line):
+    encode, calls = frame_folders._jpeg, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 5:
+            event()
+        return encode(*args)
+
+    monkeypatch.setattr(frame_folders, "_jpeg", interrupted)
+    long = write_video(tmp_path / "long.mp4", 24 * 60)
+    assert main(["videos", "--videos", str(long), "--frames", str(tmp_path / "frames")]) == status
+    assert capsys.readouterr().err == f"datasets.prepare: {line}\n"
+    assert os.listdir(tmp_path / "frames") == []
+    assert len(calls) < 24 * 60
+
+
+def _fail(error: Exception) -> None:
+    raise error
+
+
+def test_a_bad_video_does_not_stop_the_others(videos, tmp_path, capsys):
+    whole = write_video(videos / "cut.mkv", 240)
+    os.truncate(whole, whole.stat().st_size // 2)
+    (videos / "empty.mp4").touch()
+    assert prepare(videos) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert any("empty.mp4: an empty file" in line for line in lines)
+    assert any("cut.mkv: ends at" in line and "--keep-damaged" in line for line in lines)
+    assert "2 videos have no frames" in lines[-1]
+    assert sorted(os.listdir(tmp_path / "frames")) == ["a", "b"]
+    os.remove(videos / "empty.mp4")
+    assert prepare(videos, "--keep-damaged") == 0
+    assert "damaged, kept as asked: cut.mkv (ends at" in capsys.readouterr().out
+    assert count_frames(tmp_path / "frames", "cut") > 50
+
+
+def test_folders_of_others_are_left_alone(videos, tmp_path, capsys):
+    assert prepare(videos) == 0
+    before = contents(tmp_path / "frames")
+    assert prepare(videos, "--fps", "12") == 1
+    assert "made with 24 fps, size 320, quality 85, asked for are 12 fps" in capsys.readouterr().err
+    os.remove(tmp_path / "frames" / "a" / RECORD)
+    assert prepare(videos) == 1
+    assert "not made by this command" in capsys.readouterr().err
+    assert contents(tmp_path / "frames").items() <= before.items()
+    with sole_writer(tmp_path / "frames"):
+        assert prepare(videos) == 1
+    assert "another process is preparing frames here" in capsys.readouterr().err
+
+
+# --- annotations ------------------------------------------------------------------------------------------------------
+
+
+def write_multithumos(folder: Path, table: dict) -> Path:
+    """MultiTHUMOS' text files of an annotations table with classes from 1."""
+    intervals = defaultdict(list)
+    for video, entry in table.items():
+        for label, start, end in entry["actions"]:
+            intervals[label].append(f"{video} {start} {end}\n")
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "class_list.txt").write_text("".join(f"{label} Class{label}\n" for label in range(1, 66)))
+    for label in range(1, 66):
+        (folder / "annotations" / f"Class{label}.txt").write_text("".join(intervals[label]))
+    return folder
+
+
+THUMOS = {
+    "video_validation_0000051": {"subset": "training", "duration": 1.25, "actions": [[1, 0.1, 0.5], [65, 0.3, 1.2]]},
+    "video_test_0000004": {"subset": "testing", "duration": 1.0, "actions": [[2, 0.0, 1.0]]},
+}
+
+
+def as_multithumos(videos: Path) -> None:
+    """The same videos under THUMOS14's names, and one that is not annotated."""
+    os.rename(videos / "more" / "a.mp4", videos / "video_validation_0000051.mp4")
+    os.rename(videos / "b.MKV", videos / "video_test_0000004.mkv")
+    write_video(videos / "video_test_0000005.mp4", 2)
+
+
+def test_multithumos_of_text_files_and_videos(videos, tmp_path, capsys):
+    as_multithumos(videos)
+    missing = {"video_test_0000009": {"actions": [[3, 0.0, 1.0]]}}
+    official = write_multithumos(tmp_path / "official", THUMOS | missing)
+    options = ["--annotations", official, "--json", tmp_path / "new" / "multithumos.json"]
+    assert prepare(videos, *options, kind="multithumos") == 0
+    said = capsys.readouterr().out
+    assert "2 annotated videos have a file, 1 files are not annotated" in said
+    assert "1 annotated videos have no file: video_test_0000009" in said
+    assert "1 annotated videos left out, without frames: video_test_0000009" in said
+    assert sorted(os.listdir(tmp_path / "frames")) == ["video_test_0000004", "video_validation_0000051"]
+    (tmp_path / "community.json").write_text(json.dumps(THUMOS))
+    expected = multithumos.load(tmp_path / "community.json").videos
+    read = multithumos.load(tmp_path / "new" / "multithumos.json").videos
+    assert sorted(read) == sorted(expected)
+    labels = {a[0] for entry in json.loads(options[-1].read_text()).values() for a in entry["actions"]}
+    assert labels == {0, 1, 64}
+    names = (tmp_path / "new" / "multithumos_classes.txt").read_text().splitlines()
+    assert names == [f"Class{label}" for label in range(1, 66)]
+
+
+def test_frames_made_elsewhere_tell_durations_by_their_rate(tmp_path):
+    for video, n in (("video_validation_0000051", 30), ("video_test_0000004", 60)):
+        for k in range(1, n + 1):
+            path = frame_path(tmp_path / "frames", video, k)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    official = write_multithumos(tmp_path / "official", THUMOS)
+    options = ["--annotations", official, "--frames", tmp_path / "frames", "--fps", "30", "--json", tmp_path / "j.json"]
+    assert main(["multithumos", *map(str, options)]) == 0
+    durations = {video.id: video.duration for video in multithumos.load(tmp_path / "j.json").videos}
+    assert durations == {"video_validation_0000051": 1.0, "video_test_0000004": 2.0}
+
+
+def test_the_real_annotations(annotations, tmp_path):
+    """Both forms of MultiTHUMOS, and Charades, come out as what the community's loaders read."""
+    community = json.loads((annotations / "multithumos.json").read_text())
+    output = tmp_path / "community.json"
+    options = ["--annotations", annotations / "multithumos.json", "--json", output]
+    assert main(["multithumos", *map(str, options)]) == 0
+    written = json.loads(output.read_text())
+    assert [sum(entry["subset"] == name for entry in written.values()) for name in ("training", "testing")] == [
+        200,
+        213,
+    ]
+    assert {
+        video: [[label + 1, start, end] for label, start, end in entry["actions"]] for video, entry in written.items()
+    } == {video: entry["actions"] for video, entry in community.items()}
+    assert sum(len(entry["actions"]) for entry in written.values()) == 38_690
+
+    frames = tmp_path / "frames"
+    for video in community:
+        (frames / video).mkdir(parents=True)
+        frame_path(frames, video, 1).touch()
+    official = write_multithumos(tmp_path / "official", community)
+    output = tmp_path / "official.json"
+    options = ["--annotations", official, "--frames", frames, "--json", output]
+    assert main(["multithumos", *map(str, options)]) == 0
+    read, original = (multithumos.load(path).videos for path in (output, annotations / "multithumos.json"))
+    assert {(video.id, video.subset): sorted(video.actions) for video in read} == {
+        (video.id, video.subset): sorted(video.actions) for video in original
+    }
+
+    output = tmp_path / "charades.json"
+    assert main(["charades", "--annotations", str(annotations), "--json", str(output)]) == 0
+    assert json.loads(output.read_text()) == json.loads((annotations / "charades.json").read_text())
+
+
+CSV = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length\n"
+
+
+def test_charades_of_csvs(videos, tmp_path, capsys):
+    official, output = tmp_path / "official", tmp_path / "charades.json"
+    official.mkdir()
+    (official / "Charades_v1_train.csv").write_text(CSV + "a,S,Den,5,6,Yes,script,bed,desc,c003 0.10 0.50,1.25\n")
+    (official / "Charades_v1_test.csv").write_text(CSV + "c,S,Den,5,6,Yes,script,bed,desc,,2.00\n")
+    assert prepare(videos, "--annotations", official, "--json", output, kind="charades") == 0
+    assert os.listdir(tmp_path / "frames") == ["a"]  # b is not annotated
+    assert "1 annotated videos have no file: c" in capsys.readouterr().out
+    assert charades.load(output).videos == charades.load(official).videos
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def text_files(tmp_path: Path, *, without: str = "", line: str = "video_test_0000004 1 2") -> Path:
+    folder = write_multithumos(tmp_path / "official", THUMOS)
+    if without:
+        os.remove(folder / without)
+    (folder / "annotations" / "Class1.txt").write_text(f"{line}\n")
+    return folder
+
+
+MULTITHUMOS = {
+    "no class list": ({"without": "class_list.txt"}, "class_list.txt: no such file"),
+    "no file of a class": ({"without": "annotations/Class9.txt"}, "Class9.txt: no such file, but class_list.txt names"),
+    "two fields": ({"line": "video_test_0000004 1"}, "line 1: 'video_test_0000004 1' is not of the form"),
+    "no number": ({"line": "video_test_0000004 1 two"}, "is not of the form `video start end`"),
+    "not a time": ({"line": "video_test_0000004 1 nan"}, "is not of the form `video start end`"),
+    "another video": ({"line": "kitchen 1 2"}, "kitchen is not called video_validation_ or video_test_"),
+    "no durations": ({}, "says no durations; --frames, the videos' frames, does"),
+}
+
+
+@pytest.mark.parametrize("case", MULTITHUMOS)
+def test_bad_text_files(tmp_path, capsys, case):
+    options, reason = MULTITHUMOS[case]
+    folder = text_files(tmp_path, **options)
+    assert main(["multithumos", "--annotations", str(folder), "--json", str(tmp_path / "m.json")]) == 1
+    said = capsys.readouterr().err
+    assert reason in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "m.json").exists()
+
+
+BAD = {
+    "no such folder": (["videos", "--videos", "nowhere", "--frames", "new"], 1, "nowhere: no such file or folder"),
+    "no videos": (["videos", "--videos", "none", "--frames", "new"], 1, "none: no video files in it"),
+    "one id twice": (["videos", "--videos", "v.mp4", "none/../v.mp4", "--frames", "new"], 1, "v.mp4 has the same id"),
+    "spaces": (["videos", "--videos", "my video.mp4", "--frames", "new"], 1, "rename it so that it has no spaces"),
+    "none annotated": (
+        ["multithumos", "--videos", "v.mp4", "--frames", "new", "--annotations", "m.json"], 1, "none of the 1",
+    ),
+    "a file for a folder": (["videos", "--videos", "v.mp4", "--frames", "m.json"], 1, "File exists"),
+    "JSON over a folder": (["videos", "--videos", "v.mp4", "--frames", "new", "--json", "none"], 1, "none: a folder"),
+    "JSON over JSON": (["videos", "--videos", "v.mp4", "--frames", "new", "--json", "m.json"], 1, "it may have been"),
+    "JSON over its source": (["multithumos", "--annotations", "m.json", "--json", "m.json"], 1, "would replace"),
+    "no annotations": (["charades", "--annotations", "gone", "--json", "new.json"], 1, "gone: no such annotations"),
+    "no videos given": (["videos", "--frames", "new"], 2, "give --videos and --frames"),
+    "no frames given": (["charades", "--videos", "v.mp4"], 2, "--videos needs --frames"),
+    "no source of JSON": (["charades", "--json", "new.json"], 2, "--json needs --annotations"),
+    "official own videos": (["videos", "--videos", "v.mp4", "--frames", "new", "--annotations", "m.json"], 2, "own"),
+    "nothing": (["charades"], 2, "nothing to do"),
+    "rate": (["videos", "--videos", "v.mp4", "--frames", "new", "--fps", "0"], 2, "--fps 0: from 0.01 to 1000"),
+    "size": (["videos", "--videos", "v.mp4", "--frames", "new", "--size", "-1"], 2, "--size -1"),
+    "quality": (["videos", "--videos", "v.mp4", "--frames", "new", "--quality", "100"], 2, "--quality 100: 1 to 95"),
+    "workers": (["videos", "--videos", "v.mp4", "--frames", "new", "--workers", "0"], 2, "--workers 0: at least 1"),
+}  # fmt: skip
+
+
+def exit_status(command: list[str]) -> int | str | None:
+    try:
+        return main(command)
+    except SystemExit as stop:  # as argparse ends
+        return stop.code
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_in_one_line(tmp_path, capsys, monkeypatch, case):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "none").mkdir()
+    (tmp_path / "m.json").write_text(json.dumps(THUMOS))
+    write_video(tmp_path / "v.mp4", 2)
+    (tmp_path / "my video.mp4").touch()
+    before = contents(tmp_path)
+    command, status, reason = BAD[case]
+    assert exit_status(command) == status
+    said = capsys.readouterr().err
+    assert reason in said
+    assert said.count("\n") == 1
+    assert contents(tmp_path) == before
+    assert not (tmp_path / "new").exists()
