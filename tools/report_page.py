@@ -25,7 +25,8 @@ FILES = Path(__file__).with_name("report_files")
 SCRIPTS = ("elements.js", "curves.js", "results.js", "classes.js", "videos.js", "page.js")
 POOLS = {"grid": "Grid Pool", "avg": "average pooling", "max": "maximum pooling", "stride": "every fourth frame",
          "none": "no temporal pooling"}  # fmt: skip
-FUSIONS = {"multistage": "multi-stage fusion", "per_stage": "fusion stage by stage", "none": "no fusion"}
+FUSIONS = {"multistage": "multi-stage fusion", "per_stage": "fusion stage by stage",
+           "lateral": "lateral concatenation", "none": "no fusion"}  # fmt: skip
 RULES = ("official", "released", "frames")
 CURVES = ("epoch", "step", "steps", "loss", "cls_loss", "loc_loss", "mAP", "lr", "data_seconds", "compute_seconds",
           "mAP_official", "mAP_official_defined", "mAP_released", "mAP_frames")  # fmt: skip

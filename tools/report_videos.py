@@ -194,7 +194,7 @@ def fine_weights(config: Config, places: Sequence[float], T: int, per_frame: flo
     per_frame: seconds of a video frame.
     """
     data, model = config.data, config.model
-    if model.fusion == "none" or getattr(model, "alignment", "gaussian") != "gaussian":
+    if model.fusion in ("none", "lateral") or model.alignment != "gaussian":
         return None, ""
     if len(places) != -(-T // RATIO) + 1:
         return None, "Evaluated in several windows, each aligned on its own: no Gaussian weights are drawn."
@@ -202,12 +202,12 @@ def fine_weights(config: Config, places: Sequence[float], T: int, per_frame: flo
     seen = min(T - window, data.fine_frames)
     grid = (np.array(places) - 1) / (data.stride * max(T - 1, 1))
     centres = torch.from_numpy(grid * T + start)
-    scale = getattr(model, "gaussian_scale", 1 / 8)
-    values = gaussian_weights(centres[None], torch.ones(1, seen, dtype=torch.float64), scale=scale)[0].T
+    mask = torch.ones(1, seen, dtype=torch.float64)
+    values = gaussian_weights(centres[None], mask, scale=model.gaussian_scale)[0].T
     clip_frame = data.stride * per_frame
     return Weights(
         times=(window + np.arange(seen)) * clip_frame,
         centres=(window + centres.numpy()) * clip_frame,
-        sigma=scale * seen * clip_frame,
+        sigma=model.gaussian_scale * seen * clip_frame,
         values=values.numpy(),
     ), ""

@@ -66,7 +66,7 @@ function heading(column, state, sort) {
 
 function classRow(row, columns, stages, rule) {
   return element("tr", {}, ...columns.map((column) => {
-    if (column.key === "name") return element("th", { scope: "row" }, row.name, row.positives === null ? null : element("small", { class: "narrow" }, `${grouped(row.positives)} positives`));
+    if (column.key === "name") return element("th", { scope: "row" }, ...breakable(row.name), row.positives === null ? null : element("small", { class: "narrow" }, `${grouped(row.positives)} positives`));
     if (column.key === "bars") return element("td", { class: "bars" }, apBars(row, stages, rule));
     const value = column.value(row, rule);
     return element("td", { class: value === null ? `${column.key} missing` : column.key }, column.text(value));

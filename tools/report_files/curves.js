@@ -5,7 +5,7 @@ function trainingSection(stages) {
     element("div", { class: "stage" }, element("h3", {}, stage.title), element("p", {}, stage.status)),
     stage.train.length || stage.validation.length
       ? element("div", { class: "charts" }, ...charts(stage))
-      : element("p", { class: "note" }, "Nothing is recorded yet: the first line is written after half an epoch."),
+      : element("p", { class: "note" }, stage.metrics ? "Evaluated, not trained here." : "Nothing is recorded yet: the first line is written after half an epoch."),
   ]);
 }
 

@@ -21,6 +21,11 @@ function furnish(node, attributes, children) {
   return node;
 }
 
+// A name that may be broken after a slash.
+function breakable(name) {
+  return name.split("/").flatMap((part, index) => (index ? ["/", element("wbr"), part] : [part]));
+}
+
 // A drawing whose x goes from 0 to `width` and y from 0 (top) to `height`, stretched over all of its parent.
 function stretched(width, height, ...children) {
   return shape("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", width: "100%", height: "100%" }, ...children);

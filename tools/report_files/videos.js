@@ -51,7 +51,7 @@ function timeline(video, stages, peak, names) {
   add("", timeAxis(video));
   video.classes.forEach((label, row) => {
     const absent = !video.truth.some((action) => action[0] === label);
-    add([names[label], absent ? element("small", {}, "not in this video") : null].filter(Boolean), classTrack(video, label, row, stages, peak, names, point));
+    add([...breakable(names[label]), absent ? element("small", {}, "not in this video") : null].filter(Boolean), classTrack(video, label, row, stages, peak, names, point));
   });
   if (video.chosen.length) add(["Grid Pool", element("small", {}, "denser where confident")], chosenTrack(video, point, focus));
   if (video.weights) add(["Gaussian weights", element("small", {}, `\u03c3 ${seconds(video.weights.sigma)}`)], weightsTrack(video, point, focus));
