@@ -11,6 +11,7 @@ from eval import charades_localize, dense, video_level
 from eval.bootstrap import draw_counts
 from eval.charades_localize import Truth, read_predictions, write_predictions
 from eval.detection import DetectionEvaluator
+from eval.per_frame import frame_ap, released_frames
 from tools import compare
 
 C, STRIDE = 4, 10
@@ -137,6 +138,21 @@ def assert_interval(found, resamples):
     assert [found["percentile_low"], found["percentile_high"]] == pytest.approx([low, high], abs=1e-12)
     mirrored = [2 * found["value"] - high, 2 * found["value"] - low]
     assert [found["low"], found["high"]] == pytest.approx(np.minimum(mirrored, 1), abs=1e-12)
+
+
+def test_a_rule_that_leaves_videos_out_uses_the_draws_of_its_own(data, tmp_path):
+    """Rule released scores five of the six videos: in every resample as often as these were drawn."""
+    files, _, _ = result(data, tmp_path, data / "a", "--frames", data / "frames")
+    predictions = read_predictions(data / "a/predictions/released.txt")
+    labels = {}
+    for video in predictions:
+        (actions, length), n = truth_of()[video], FRAMES[video]
+        labels[video] = dense.step_labels(actions, released_frames(n // STRIDE * STRIDE) * length / n, C)
+    means = []
+    for drawn in draw_counts(len(FRAMES), 50, seed=0).T:
+        copies = [v for v, n in zip(FRAMES, drawn, strict=True) for _ in range(int(n)) if v in predictions]
+        means.append(frame_ap([predictions[v] for v in copies], [labels[v] for v in copies])[1])
+    assert_interval(files[str(data / "a")]["released"]["mAP"], np.array(means))
 
 
 def test_annotations_as_json_give_the_same(data, tmp_path):
