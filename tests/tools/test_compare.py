@@ -294,7 +294,7 @@ def test_bad_input_is_one_line(data, tmp_path, capsys, make, message):
 
 @pytest.mark.parametrize(
     ("truth", "message"),
-    [("absent.csv", "absent.csv: no such file"), ("names.txt", "no column"), ("truth.json", "video V1 has class 4")],
+    [("absent.csv", "absent.csv: no such file"), ("names.txt", "no column"), ("truth.json", "video V1 has class 4, outside 0..3 of")],
 )
 def test_bad_ground_truth_is_one_line(data, tmp_path, capsys, truth, message):
     refused(data, tmp_path, [data / "a"], truth=truth)
