@@ -75,6 +75,7 @@ def test_values_are_those_of_the_run(run, text):
     assert [row["AP"]["official"]["coarse"] for row in rows] == pytest.approx(metrics["AP_official"], abs=1e-5)
     # 25 frames at 0.2 s, both ends included: class 0 at 0.6..2.0 and 3.0..3.4, class 1 at 1.6..4.4, class 2 from 4.0
     assert [row["positives"] for row in rows] == [3 * 11, 3 * 15, 3 * 5, 0]
+    assert [row["chance"] for row in rows] == [0.33, 0.45, 0.15, 0]  # of 4 videos of 25 frames
     good = data["videos"][0]
     assert good["why"] == "Best predicted"
     assert good["classes"] == [0, 1, 2, 3]
