@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+PATIENCE_SECONDS = 120
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
@@ -82,6 +84,7 @@ class Page:
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self.buffer:
+            assert select.select([self.from_browser], [], [], PATIENCE_SECONDS)[0], "the browser does not answer"
             piece = os.read(self.from_browser, 1 << 16)
             assert piece, "the browser has ended"
             self.buffer += piece
@@ -110,6 +113,8 @@ def open_browser(program: str, profile: Path) -> Iterator[Page]:
         low, high = os.dup(for_browser), os.dup(by_browser)
         os.dup2(low, 3)
         os.dup2(high, 4)
+        os.set_inheritable(3, True)  # where `low` was 3 already
+        os.set_inheritable(4, True)
 
     process = subprocess.Popen(
         [program, *FLAGS, "--remote-debugging-pipe", f"--user-data-dir={profile}"],
@@ -121,7 +126,10 @@ def open_browser(program: str, profile: Path) -> Iterator[Page]:
     try:
         yield Page(process, to_browser, from_browser)
     finally:
-        process.terminate()
-        process.wait(timeout=20)
-        os.close(to_browser)
+        os.close(to_browser)  # it ends with its pipe, and its own processes with it
         os.close(from_browser)
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
