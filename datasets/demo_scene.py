@@ -9,8 +9,8 @@ blinks, and what these activities are called depends on the cue: `circling after
 `circling after dimming`. Only who remembers the cue can tell them apart; these are the *context classes*.
 
 How these follow one another is a `Rhythm`: `STEADY` is the demo's, in which something happens most of the time. In
-`BURSTS` all things rest together for most of it; motions, cue and context activities are short and come in bursts,
-so that the informative moments are unevenly spread within a clip: a stream of few frames may choose them well.
+`BURSTS` all things rest together for about half of it; motions, cue and context activities are short and come in
+bursts, so that informative moments are unevenly spread within a clip: a stream of few frames may choose them well.
 
 Times are in frames, intervals half-open [first, stop); positions in pixels, y downwards.
 """
@@ -23,7 +23,6 @@ from numpy.random import Generator
 
 FPS = 24
 WIDTH, HEIGHT = 80, 72
-FRAMES = (232, 256)   # shortest and longest video: all of it fits into 128 steps of 2 frames
 CUE_FIRST = (4, 28)
 
 CUES = ("brightening", "dimming")
@@ -42,6 +41,7 @@ Range = tuple[int, int]   # shortest and longest, in frames, both included
 class Rhythm:
     """When things happen."""
 
+    frames: Range             # of a video
     clip_span: int            # frames of a training clip: no window of so many shows the cue and what depends on it
     cue: Range
     context: Range
@@ -58,6 +58,7 @@ class Rhythm:
 
 
 STEADY = Rhythm(
+    frames=(232, 256),   # all of it fits into 128 steps of 2 frames
     clip_span=32,
     cue=(24, 36),
     context=(32, 52),
@@ -73,6 +74,7 @@ STEADY = Rhythm(
     endless=0.25,
 )
 BURSTS = Rhythm(
+    frames=(176, 192),
     clip_span=48,
     cue=(16, 24),
     context=(18, 28),
@@ -86,7 +88,7 @@ BURSTS = Rhythm(
         "pop": (8, 12),
     },
     endless=0.0,
-    quiet=(32, 72),
+    quiet=(32, 64),
     burst=(28, 44),
 )
 RHYTHMS = {"steady": STEADY, "bursts": BURSTS}
@@ -140,7 +142,7 @@ class Scene:
 def draw_scene(seed: int, index: int, rhythm: Rhythm = STEADY) -> Scene:
     """The scene of video `index`: a function of (seed, index, rhythm) alone."""
     rng = np.random.default_rng([seed, index])
-    frames = _draw(rng, FRAMES)
+    frames = _draw(rng, rhythm.frames)
     first = _draw(rng, CUE_FIRST)
     stop = first + _draw(rng, rhythm.cue)
     plans = _draw_plans(rng, rhythm, frames, stop)

