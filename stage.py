@@ -201,6 +201,8 @@ class Evaluation:
         kept.mkdir(parents=True, exist_ok=True)
         for file in (self.latest / "predictions").iterdir():
             file.replace(kept / file.name)
+        if not self.evaluator.save_frames:
+            (kept / "dense.npz").unlink(missing_ok=True)  # of an earlier evaluation, so of other scores
         self.drop()
         write_json(self.folder / "metrics.json", metrics)
 

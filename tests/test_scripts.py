@@ -17,6 +17,7 @@ import train_fine
 from configs import cli
 from datasets.clips import video_length
 from engine.checkpoint import read_checkpoint
+from eval import dense
 from eval.charades_localize import localize, read_ground_truth, read_predictions
 from models import CoarseNet, FineNet, save_official
 
@@ -249,6 +250,19 @@ def test_eval_only_of_a_named_checkpoint(stage, tiny_run, tmp_path):
     ours, theirs = (read_json(run / "fine" / "metrics.json") for run in (tmp_path, tiny_run))
     assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
     assert ours["AP_official"] == pytest.approx(theirs["AP_official"], abs=1e-3)
+
+
+def test_saved_frames_hold_the_metric_and_go_with_the_next_evaluation(stage, copy, tiny_dataset):
+    saved = copy / "coarse" / "predictions" / "dense.npz"
+    stage(train_coarse_fineFEAT, "--eval_only", "true", "--eval.save_frames", "true")
+    metrics = read_json(copy / "coarse" / "metrics.json")
+    annotations = read_json(tiny_dataset / "annotations.json")
+    truth = {video: (annotations[video]["actions"], annotations[video]["duration"]) for video in ("te0", "te1", "te2")}
+    steps = dense.read_steps(saved)
+    assert steps.keys() == {*truth, "te3"}, "the metric leaves out a short one"
+    assert metrics["mAP_frames"] == pytest.approx(dense.dense(steps, truth, CLASSES)[1], abs=1e-9)
+    stage(train_coarse_fineFEAT, "--eval_only", "true")
+    assert not saved.exists()
 
 
 def official_csv(path: Path, annotations: dict, subset: str) -> Path:
