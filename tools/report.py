@@ -67,14 +67,14 @@ def class_names(run: RunRecord) -> tuple[list[str], list[str]]:
 
 
 def read_videos(run: RunRecord, truth: Mapping[str, Truth], asked: list[str] | None) -> list[VideoRecord]:
-    if asked is None:
-        chosen = choose(run, truth)
-    else:
-        unknown = [video for video in asked if video not in truth]
-        if unknown:
-            raise InputError(f"--videos {unknown[0]}: not a test video of this run; one is {next(iter(truth))}")
-        chosen = dict.fromkeys(asked, "Asked for")
-    return [read_video(run, video, why, truth[video]) for video, why in chosen.items()]
+    """The videos to show; of a video without a length there is no time axis."""
+    timed = {video: known for video, known in truth.items() if known.length > 0}
+    for video in asked or []:
+        if video not in timed:
+            remedy = f"; one is {next(iter(timed))}" if timed else ""
+            raise InputError(f"--videos {video}: no test video of this run with a length{remedy}")
+    chosen = choose(run, timed) if asked is None else dict.fromkeys(asked, "Asked for")
+    return [read_video(run, video, why, timed[video]) for video, why in chosen.items()]
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -83,11 +83,15 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run: its stages in order, one at least; `config` is the last one's, None for a run that was evaluated only."""
+    """A run: its stages in order, one at least."""
 
     folder: Path
     stages: list[StageRecord]
-    config: Config | None
+
+    @property
+    def config(self) -> Config | None:
+        """The last stage's that has one; None for a run that was evaluated only."""
+        return next((stage.config for stage in reversed(self.stages) if stage.config), None)
 
     @property
     def name(self) -> str:
@@ -109,17 +113,15 @@ def read_run(folder: Path, config: Path | None = None) -> RunRecord:
         remedy = f"give the run's folder, {folder.parent}" if inside else "give the folder of a run, as runs/charades"
         raise InputError(f"{folder}: not a run: it has neither {' nor '.join(f'{key}/' for key in TITLES)}; {remedy}")
     given = read_config(config) if config else None
-    stages = [read_stage(folder, key) for key in present]
-    own = [stage.config for stage in stages if stage.config is not None]
-    return RunRecord(folder, stages, given or (own[-1] if own else None))
+    return RunRecord(folder, [read_stage(folder, key, given) for key in present])
 
 
-def read_stage(run: Path, key: str) -> StageRecord:
+def read_stage(run: Path, key: str, given: Config | None) -> StageRecord:
     folder = run / key
     lines, notes = read_log(folder / "metrics.jsonl")
     file, metrics = folder / "config.yaml", folder / "metrics.json"
     official, dense, grid = (folder / "predictions" / name for name in ("official.txt", "dense.npz", "grid.json"))
-    config = read_config(file) if file.is_file() else None
+    config = read_config(file) if file.is_file() else given
     try:
         best = read_best(folder / "checkpoints" / "best.pt", key)
     except CheckpointError as error:
@@ -130,7 +132,7 @@ def read_stage(run: Path, key: str) -> StageRecord:
         train=[line for line in lines if line["event"] == "train"],
         validation=[line for line in lines if line["event"] == "validation"],
         config=config,
-        config_text=file.read_text(encoding="utf-8") if config else "",
+        config_text=file.read_text(encoding="utf-8") if file.is_file() else "",
         metrics=read_object(metrics) if metrics.is_file() else None,
         scores=read_predictions(official, config and config.data.num_classes) if official.is_file() else None,
         every_frame=dense if dense.is_file() else None,

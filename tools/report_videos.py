@@ -120,41 +120,40 @@ def shown_classes(actions: Sequence[tuple[int, float, float]], scores: Mapping[s
 
 def read_video(run: RunRecord, video: str, why: str, truth: Truth) -> VideoRecord:
     """All there is to show of one video; what is not there becomes a note."""
-    config = run.config
-    scores = {stage.key: stage.scores[video] for stage in run.stages if stage.scores and video in stage.scores}
-    notes = [f"{stage.title}: no predictions of this video" for stage in run.stages
-             if stage.scores and video not in stage.scores]  # fmt: skip
-    frames = Path(config.data.frames)
-    try:
-        n = count_frames(frames, video, allow_gaps=True)
-        strip = film_strip(frames, video, n, truth.length)
-        if not n:
-            notes.append(f"No frames of this video in {frames}: no film strip.")
-    except InputError as error:
-        n, strip = 0, []
-        notes.append(f"No film strip: {error}")
+    predicted = [stage for stage in run.stages if stage.scores and video in stage.scores]
+    scores = {stage.key: stage.scores[video] for stage in predicted}
+    n, strip, notes = read_frames(Path(run.config.data.frames), video, truth.length)
+    notes += [f"{stage.title}: no predictions of this video." for stage in run.stages
+              if stage.scores and stage not in predicted]  # fmt: skip
 
     places = next((stage.chosen[video] for stage in reversed(run.stages) if video in stage.chosen), [])
-    stride = config.data.stride
+    stride = run.config.data.stride
     T = video_length(n, stride) if n else round((max(places, default=1) - 1) / stride) + 1
     per_frame = truth.length / (n or T * stride)  # without the frames, their number is known to one stride
-    weights = None
-    if places:
-        weights, note = fine_weights(config, places, T, per_frame)
-        notes += [note] if note else []
+    weights, note = fine_weights(run.config, places, T, per_frame) if places else (None, "")
     return VideoRecord(
         id=video,
         why=why,
         seconds=truth.length,
         truth=[action for action in truth.actions if action[2] > action[1]],
         classes=shown_classes(truth.actions, scores),
-        steps={stage.key: score_steps(stage, video, truth.length) for stage in run.stages if stage.key in scores},
+        steps={stage.key: score_steps(stage, video, truth.length) for stage in predicted},
         precision={key: video_precision(values, truth) for key, values in scores.items()},
         strip=strip,
         chosen=[(frame, (frame - 1) * per_frame) for frame in places],
         weights=weights,
-        notes=notes,
+        notes=[*notes, note] if note else notes,
     )
+
+
+def read_frames(frames: Path, video: str, seconds: float) -> tuple[int, list[Picture], list[str]]:
+    """Number of frames of a video (0 where unknown), its film strip, and notes on what is missing."""
+    n = 0
+    try:
+        n = count_frames(frames, video, allow_gaps=True)
+        return n, film_strip(frames, video, n, seconds), [] if n else [f"No frames of this video in {frames}."]
+    except InputError as error:
+        return n, [], [f"No film strip: {error}"]
 
 
 def score_steps(stage: StageRecord, video: str, seconds: float) -> Steps:
@@ -163,6 +162,8 @@ def score_steps(stage: StageRecord, video: str, seconds: float) -> Steps:
     if video not in kept or kept[video].seconds is None or len(kept[video].scores) < 2:
         return Steps(stage.scores[video], seconds / FRAMES_PER_VIDEO, "the 25 official frames")
     scores, times = kept[video]
+    if scores.shape[1] != stage.scores[video].shape[1]:
+        raise InputError(f"{stage.every_frame}: {scores.shape[1]} scores a frame, another number than in official.txt")
     every = -(-len(scores) // MOST_STEPS)
     at = "every frame" if every == 1 else f"one of {every} frames"
     return Steps(scores[::every], every * float(times[1] - times[0]), at)
@@ -196,7 +197,8 @@ def fine_weights(config: Config, places: Sequence[float], T: int, per_frame: flo
     data, model = config.data, config.model
     if model.fusion in ("none", "lateral") or model.alignment != "gaussian":
         return None, ""
-    if len(places) != -(-T // RATIO) + 1:
+    in_windows = config.eval.window is not None and config.eval.window < T
+    if in_windows or len(places) != -(-T // RATIO) + 1:
         return None, "Evaluated in several windows, each aligned on its own: no Gaussian weights are drawn."
     window, start = place_window(0, T, T, length=data.fine_frames, mode=data.fine_window)
     seen = min(T - window, data.fine_frames)

@@ -206,6 +206,9 @@ def test_no_weights_of_a_video_in_windows_or_without_fusion(made, tmp_path):
     (tmp_path / "delta.yaml").write_text("model.fusion: none")
     alone = load(made / "coarse" / "config.yaml", tmp_path / "delta.yaml")
     assert fine_weights(alone, even_grid(), T, 0.1) == (None, "")
+    (tmp_path / "delta.yaml").write_text("eval.window: 20\neval.overlap: 4")
+    windowed = load(made / "coarse" / "config.yaml", tmp_path / "delta.yaml")
+    assert fine_weights(windowed, even_grid(), T, 0.1)[0] is None
 
 
 def test_pictures_are_small():
@@ -232,7 +235,7 @@ def test_writes_the_report_and_says_where(run, capsys):
         (lambda run: (run / "coarse" / "predictions" / "grid.json").write_text('{"good": 3}'), [], "grid.json"),
         (lambda run: (run / "coarse" / "predictions" / "official.txt").write_text("good 1 x"), [], "official.txt:1"),
         (lambda run: (run / "coarse" / "config.yaml").write_text("data: {nonsense: 2}"), [], "nonsense"),
-        (lambda run: None, ["--videos", "good,unheard"], "--videos unheard: not a test video"),
+        (lambda run: None, ["--videos", "good,unheard"], "--videos unheard: no test video"),
         (lambda run: None, ["--output", "/proc/nowhere/report.html"], "/proc/nowhere"),
     ],
 )
