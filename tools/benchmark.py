@@ -1,6 +1,6 @@
 """Speed and memory of training, evaluation, loading and metrics, each beside the obvious way of doing it.
 
-    python -m tools.benchmark                   every row, under 12 minutes on an idle machine of 2 cores
+    python -m tools.benchmark                   every row, under 15 minutes on an idle machine of 2 cores
     python -m tools.benchmark --quick           fewer, smaller rows, under 2 minutes; shows that all is well
     python -m tools.benchmark --only fine_train one row, in this very process
 
@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from tools import benchmark_joint as joint
 from tools import benchmark_networks as networks
 from tools import benchmark_table as table
 from tools.benchmark_timing import Result, Setting, machine
@@ -35,7 +36,7 @@ BUSY = 0.5  # load for each core beyond which times are not to be trusted
 
 def row_names(*, quick: bool) -> list[str]:
     """Every row, in the order of measurement."""
-    return ["multiply_adds", *DATA_ROWS, *networks.cases(quick=quick)]
+    return ["multiply_adds", *DATA_ROWS, *networks.cases(quick=quick), *([] if quick else joint.ROWS)]
 
 
 def measure(row: str, setting: Setting) -> Result:
@@ -46,6 +47,8 @@ def measure(row: str, setting: Setting) -> Result:
         from tools import benchmark_data  # not at the top: torchvision's 0.2 GB would count as the networks'
 
         return benchmark_data.ROWS[row](setting)
+    if row in joint.ROWS:
+        return joint.measure(joint.ROWS[row], setting)
     case = networks.cases(quick=setting.quick)[row]
     return NO_CUDA if case.cuda_only and setting.device.type != "cuda" else networks.measure(case, setting)
 

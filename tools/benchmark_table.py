@@ -69,6 +69,13 @@ WORKS = {
     "coarse_train": "Coarse, train step, B=2",
 }
 
+BOTH_WORKS = {
+    "both_trained": "T=64 and T'=128",
+    "both_trained_checkpointed": "activations computed again",
+    "both_frozen": "Fine stream frozen",
+    "both_frozen_checkpointed": "Fine stream frozen, activations computed again",
+}
+
 LINES = (
     _network(WORKS["fine_eval"], "fine_eval", floor=4.8, beside="fine_eval_plain", published="22x floor"),
     _network(
@@ -82,6 +89,10 @@ LINES = (
         published="59x floor, 12.0 GB",
     ),
     _network("the same, activations computed again", "coarse_train_checkpointed", gigabytes=3.3),
+    *(
+        Line(f"Both streams, train step, {work}", f"{{{row}[seconds]:.2f}} s, {{{row}[gigabytes]:.2f}} GB")
+        for row, work in BOTH_WORKS.items()
+    ),
     Line(
         "JPEG files to a normalised clip, one process",
         "{loading[seconds]:.3f} s, {loading[speedup]:.1f} times faster",
