@@ -83,18 +83,20 @@ class Annotations:
         """The training or the test videos."""
         return [video for video in self.videos if video.subset == name]
 
-    def report(self) -> str:
-        """One line for the console: how much was read, how it differs from the full dataset, and what is odd."""
+    def summary(self) -> str:
+        """How much was read, and how it differs from the full dataset."""
         counts = Counter(video.subset for video in self.videos)
         found = {subset: counts[subset] for subset in OFFICIAL_FILES}
         partial = ""
         if self.expected and found != self.expected:
             partial = " (the full dataset: {training} and {testing})".format(**self.expected)
         actions = sum(len(video.actions) for video in self.videos)
-        return (
-            f"{self.path}: {found['training']} training, {found['testing']} test videos{partial}, {actions} actions: "
-            f"{self.beyond_duration} end after their video, {self.empty_intervals} not after their start"
-        )
+        return f"{self.path}: {found['training']} training, {found['testing']} test videos{partial}, {actions} actions"
+
+    def report(self) -> str:
+        """One line for the console: the summary, and what is odd."""
+        odd = f"{self.beyond_duration} end after their video, {self.empty_intervals} not after their start"
+        return f"{self.summary()}: {odd}"
 
 
 def load_annotations(
