@@ -61,6 +61,9 @@ def test_builds_and_trains_a_step(path, tmp_path):
     config = load(DEFAULT_CONFIG, path, tmp_path / "tiny.yaml")
     torch.manual_seed(0)
     net = build_coarse(config)
+    changes = CHANGES[path.stem]
+    assert (net.pool, net.gaussian_scale) == (changes.get("pool", "grid"), changes.get("gaussian_scale", 1 / 8))
+    assert net.alignment == ("window" if "lateral" in path.stem else changes.get("alignment", "gaussian"))
     optimizer = make_optimizer(net, config.coarse, fusion_lr_factor=config.coarse.fusion_lr_factor)
     inputs, labels = coarse_inputs(), torch.ones(2, 5, 90)
     losses = []
