@@ -2,7 +2,8 @@
 
 Training videos are THUMOS14's 200 annotated validation videos, test videos its 213 annotated test videos. Frames are
 laid out as Charades': `<frames>/<id>/<id>-000001.jpg`. Labels depend on duration and number of frames only, so any
-frame rate works; the paper does not state the one it used (THUMOS14's videos have 30 a second).
+frame rate works; the paper does not state the one it used. THUMOS14's videos have 30 a second, `datasets.prepare`
+makes 24 of them, as Charades has.
 """
 
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from datasets.annotations import Annotations, load_annotations
 
 NUM_CLASSES = 65
-FRAMES_PER_SECOND = 30.0
+FRAMES_PER_SECOND = None  # whatever the frames have
 VIDEOS = {"training": 200, "testing": 213}
 FIRST_CLASS = 1  # multithumos.json counts its classes 1..65; what `datasets.prepare` writes says that it begins with 0
 
