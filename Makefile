@@ -27,7 +27,7 @@ lint: .venv
 	$(BIN)/ruff check .
 
 test: .venv lint
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
 
 faults: .venv
 	$(BIN)/python -m pytest -q tests/faults tests/engine -m "faults or not faults"
