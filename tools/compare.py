@@ -52,7 +52,7 @@ def name_classes(given: Path | None, ground_truth: Path, num_classes: int) -> li
 def compare(args: argparse.Namespace) -> None:
     """Read everything, score it, print it, write it."""
     outputs = [path for path in (args.json, args.csv, args.figure) if path]
-    compare_output.check_outputs(outputs)
+    compare_output.check_outputs(outputs, [*args.predictions, args.ground_truth])
     if args.figure:
         compare_figure.check_format(args.figure)
     frames = Frames(args.frames, args.stride) if args.frames else None
@@ -87,6 +87,9 @@ def main(argv: list[str] | None = None) -> int:
         text = f"{error.filename}: {error.strerror}" if named else str(error)
         print(f"compare: error: {' '.join(text.split())}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("compare: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -277,6 +277,7 @@ def refused(data, tmp_path, arguments, status=1, truth="truth.csv"):
         (lambda d, t: [d / "a", "--figure", t / "picture.docx"], "picture.docx: not the name of a picture"),
         (lambda d, t: [d / "a", "--figure", t / "o.json"], "o.json: two outputs cannot be one file"),
         (lambda d, t: [d / "a", "--figure", t], "is a folder"),
+        (lambda d, t: [t / "three.txt", "--figure", t / "three.txt"], "three.txt: would replace what is compared"),
     ],
 )
 def test_bad_input_is_one_line(data, tmp_path, capsys, make, message):
@@ -294,7 +295,7 @@ def test_bad_input_is_one_line(data, tmp_path, capsys, make, message):
 
 @pytest.mark.parametrize(
     ("truth", "message"),
-    [("absent.csv", "absent.csv: no such file"), ("names.txt", "no column"), ("truth.json", "video V1 has class 4, outside 0..3 of")],
+    [("absent.csv", "absent.csv: no such file"), ("names.txt", "no column"), ("truth.json", "class 4, outside 0..3")],
 )
 def test_bad_ground_truth_is_one_line(data, tmp_path, capsys, truth, message):
     refused(data, tmp_path, [data / "a"], truth=truth)
