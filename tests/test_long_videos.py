@@ -216,10 +216,10 @@ def test_no_more_than_a_window_is_decoded_at_a_time(run, monkeypatch, script):
 @pytest.fixture
 def with_a_broken_frame(tiny_dataset, tmp_path) -> tuple[object, ...]:
     """Options for a dataset whose video te0 breaks in its third window."""
-    for folder in (tiny_dataset / "frames").iterdir():
-        (tmp_path / "frames" / folder.name).mkdir(parents=True)
-        for path in folder.iterdir():
-            (tmp_path / "frames" / folder.name / path.name).symlink_to(path)
+    for path in (tiny_dataset / "frames").glob("*/*.jpg"):
+        link = tmp_path / "frames" / path.parent.name / path.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
     frame = tmp_path / "frames" / "te0" / f"te0-{1 + STRIDE * 11:06d}.jpg"
     frame.unlink()
     frame.write_bytes(b"no JPEG")
