@@ -9,6 +9,8 @@ matrices, timed in the same process); a training step counts three forward passe
 times are medians, memory is the process's peak (on a GPU: of its tensors). "Plain PyTorch" is this project's network
 by PyTorch's own kernels in PyTorch's default memory layout, norms not folded; the "PIL path" decodes, resizes and
 normalises frame by frame. Neither is the published code, whose figures come from the design document.
+
+Evaluation and extraction of long videos, in windows and whole: python -m tools.benchmark_long.
 """
 
 import argparse
