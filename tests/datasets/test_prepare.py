@@ -2,11 +2,10 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from datasets.annotations import load_annotations
 from datasets.frame_folders import RECORD, sole_writer
 from datasets.frames import count_frames, frame_path
 from datasets.prepare import main
-from tests.conftest import PROJECT
 from tests.datasets.video_files import corners, number_of, write_video
 
 
@@ -89,27 +87,19 @@ def test_the_same_command_continues(videos, tmp_path, capsys):
     assert count_frames(tmp_path / "frames", "b") == 36
 
 
-INTERRUPTED = """
-import os, signal, sys
-from datasets import frame_folders, prepare
-encode, calls = frame_folders._jpeg, []
-
-def interrupted(*args):
-    calls.append(args)
-    if len(calls) == 40:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return encode(*args)
-
-frame_folders._jpeg = interrupted
-prepare.main(sys.argv[1:])
-"""
+def prepare_until_killed(videos: Path, frames: int, encode=frame_folders._jpeg) -> None:
+    """In a process of its own: killed as it encodes frame number `frames`."""
+    countdown = iter(range(frames - 1, -1, -1))
+    frame_folders._jpeg = lambda *args: encode(*args) if next(countdown) else os.kill(os.getpid(), signal.SIGKILL)
+    prepare(videos, "--workers", "1")
 
 
 def test_killed_it_leaves_nothing_that_looks_whole(videos, tmp_path, capsys):
     frames = tmp_path / "frames"
-    command = ["videos", "--videos", videos, "--frames", frames, "--workers", "1"]
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED, *command], cwd=PROJECT, capture_output=True)
-    assert done.returncode == -signal.SIGKILL
+    process = multiprocessing.get_context("fork").Process(target=prepare_until_killed, args=(videos, 40))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert sorted(os.listdir(frames)) == [".b.partial", "a"]
     assert prepare(videos) == 0
     said = capsys.readouterr().out
@@ -254,10 +244,8 @@ def test_the_real_annotations(annotations, tmp_path):
     options = ["--annotations", annotations / "multithumos.json", "--json", output]
     assert main(["multithumos", *map(str, options)]) == 0
     written = json.loads(output.read_text())
-    assert [sum(entry["subset"] == name for entry in written.values()) for name in ("training", "testing")] == [
-        200,
-        213,
-    ]
+    subsets = Counter(entry["subset"] for entry in written.values())
+    assert subsets == {"training": 200, "testing": 213}
     assert {
         video: [[label + 1, start, end] for label, start, end in entry["actions"]] for video, entry in written.items()
     } == {video: entry["actions"] for video, entry in community.items()}
