@@ -91,12 +91,13 @@ def ablate(args: argparse.Namespace, command: str) -> None:
     results = resolve([part for file in args.configs for part in ("--config", str(file))]).run_dir
     prefix = args.output or results / "ablation"
     outputs = [prefix.with_name(prefix.name + suffix) for suffix in table.SUFFIXES]
-    check_outputs(outputs)
+    check_outputs(outputs, args.configs)
     jobs = plan(args, results)
     seconds = run_all(jobs, args.jobs)
     of_variant = {v: [job for job in jobs if job.name.endswith(f"/{v}")] for v in args.variants}
-    totals = {v: Seconds.total(seconds[job.name] for job in of) for v, of in of_variant.items()}
-    table.write(prefix, {v: [job.config for job in of] for v, of in of_variant.items()}, totals, command=command)
+    configs = {v: [job.config for job in of] for v, of in of_variant.items()}
+    times = {v: Seconds.total(seconds[job.name] for job in of) for v, of in of_variant.items()}
+    table.write(prefix, configs, times, about={"command": command, "cpu_seconds": Seconds.total(seconds.values()).cpu})
     print(f"\n{outputs[0].read_text(encoding='utf-8')}\nwritten: {', '.join(map(str, outputs))}")
 
 

@@ -71,8 +71,8 @@ def read_mark(job: Job) -> tuple[Seconds, bool]:
         return Seconds(), False
     try:
         mark = json.loads(job.mark.read_text(encoding="utf-8"))
-        before, seconds, finished = mark["config"], Seconds(**mark["seconds"]), mark["finished"]
-    except (ValueError, KeyError, TypeError) as error:
+        before, seconds, finished = Config.from_dict(mark["config"]), Seconds(**mark["seconds"]), mark["finished"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{job.mark}: is damaged ({error!r}); without it {job.name} is run again") from None
     changed = diff(before, job.config)
     if changed:

@@ -182,21 +182,28 @@ def rows(
 
 
 def write(
-    prefix: Path, variants: Mapping[str, Sequence[Config]], seconds: Mapping[str, Seconds], *, command: str
+    prefix: Path,
+    variants: Mapping[str, Sequence[Config]],
+    seconds: Mapping[str, Seconds],
+    *,
+    about: Mapping[str, Any],
 ) -> None:
-    """Score all variants (their configurations, one a seed) and write PREFIX.md, .json, .csv and .png."""
+    """Score all variants (their configurations, one a seed) and write PREFIX.md, .json, .csv and .png.
+
+    `about` says how they came about: "command", and "cpu_seconds" of all stages together.
+    """
     first = next(iter(variants.values()))
-    truth = read_truth(first[0])
+    data, truth = first[0].data, read_truth(first[0])
     table = list(rows(variants, truth, seconds))
     about = {
-        "command": command,
-        "data": first[0].data.annotations,
+        **about,
+        "data": data.annotations,
         "test_videos": len(truth),
-        "frames": first[0].data.fine_frames,
+        "frames": data.fine_frames,
         "seeds": [config.run.seed for config in first],
         "level": LEVEL,
         "resamples": RESAMPLES,
-        "chance": chance(truth, first[0].data.num_classes),
+        "chance": chance(truth, data.num_classes),
     }
     md, js, sheet, png = (prefix.with_name(prefix.name + suffix) for suffix in SUFFIXES)
     write_text(md, "\n".join(markdown(table, about)) + "\n")
@@ -218,7 +225,7 @@ def markdown(table: Sequence[Row], about: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"mAP in %, rule official, {about['test_videos']} test videos; {len(seeds)} seeds; 95% intervals; "
-        f"chance {about['chance']:.1f}"
+        f"chance {about['chance']:.1f}; {about['cpu_seconds'] / 60:.0f} minutes of CPU time in all"
     )
     yield ""
     yield from _lines(
@@ -230,8 +237,8 @@ def markdown(table: Sequence[Row], about: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     groups = list(table[0].groups)
     yield from _lines(
-        ["", f"minus {TITLES[REFERENCE]}", "over seeds", "over videos", *(f"{name} classes" for name in groups),
-         "wall s", "CPU s"],
+        ["", f"minus {TITLES[REFERENCE]}", "over seeds", "over videos", *(f"mAP, {name}" for name in groups),
+         "stage 3: wall s", "CPU s"],
         ([row.title, *(shown(row.minus_reference, sign="+") if row.minus_reference else [""] * 3),
           *(f"{row.groups[name].mean:.1f}" for name in groups), f"{row.seconds.wall:.0f}", f"{row.seconds.cpu:.0f}"]
          for row in table),

@@ -235,13 +235,15 @@ def test_cost_includes_the_fine_stream_where_it_is_read(table):
 
 def test_files(results, tmp_path):
     seconds = dict.fromkeys(results, Seconds(2.0, 1.0))
-    ablate_table.write(tmp_path / "new.v1", results, seconds, command="python -m tools.ablate here")
+    about = {"command": "python -m tools.ablate here", "cpu_seconds": 180.0}
+    ablate_table.write(tmp_path / "new.v1", results, seconds, about=about)
     assert {path.name for path in tmp_path.iterdir()} == {f"new.v1{suffix}" for suffix in ablate_table.SUFFIXES}
     contents = json.loads((tmp_path / "new.v1.json").read_text())
     assert [row["variant"] for row in contents["rows"]] == list(results)
     assert contents["chance"] < 10
     markdown = (tmp_path / "new.v1.md").read_text()
     assert "python -m tools.ablate here" in markdown
+    assert "3 minutes of CPU time" in markdown
     assert "| Coarse-Fine | grid, multistage, gaussian |" in markdown
     assert len((tmp_path / "new.v1.csv").read_text().splitlines()) == 1 + 2 * 3
     assert (tmp_path / "new.v1.png").read_bytes().startswith(b"\x89PNG")
