@@ -101,7 +101,7 @@ def resize(grid: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def calibrate(x: Tensor, shift: Tensor, scale: Tensor | None = None) -> Tensor:
-    """x * scale + shift for x (B,C,J,H,W) and shift, scale (B,J,h,w,C), H and W multiples of h and w."""
+    """x * scale + shift, without scale x + shift: x (B,C,J,H,W), the others (B,J,h,w,C), h and w divide H and W."""
     H, W = x.shape[3:]
     h, w = shift.shape[2:4]
     cells = x.unflatten(4, (w, W // w)).unflatten(3, (h, H // h))                # (B,C,J,h,H/h,w,W/w)

@@ -9,7 +9,8 @@ Coarse-Fine Networks compares itself with this as SlowFast_det. Here, at the pla
 
 Level l enters stage l alone; there is no attention, scale or shift, and none at the logits. Where it differs from
 SlowFast: the mean over the frames that its time-strided convolution (5 frames at stride 4) would see stands in its
-place, and the projection lets the next stage keep its width, hence its Kinetics weights.
+place, and the projection lets the next stage keep its width, hence its Kinetics weights. With stride pooling that makes
+53.8 G multiply-adds at T = T' = 128 (tools.complexity), where the paper's figure 1 shows 54.
 """
 
 from collections.abc import Mapping, Sequence

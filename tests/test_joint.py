@@ -128,6 +128,20 @@ def test_random_streams_are_trained(run, tmp_path):
     assert any(name.startswith("fine.") for name in weights(tmp_path))
 
 
+def test_accumulated_parts_equal_the_undivided_batch(run, tmp_path):
+    """Each part is normalised on its own, as are groups of the batch; windows are of different lengths."""
+    common = *TRAINED, "--model.pool", "stride", "--model.dropout", "0", "--coarse.max_steps", "2"
+    common += "--coarse.init", "none", "--coarse.drop_last", "true"
+    logged = []
+    for name, options in {"parts": ("--coarse.accumulate", "2"), "groups": ("--model.bn_splits", "2")}.items():
+        run(*common, *options, folder=tmp_path / name)
+        lines = (tmp_path / name / "coarse" / "metrics.jsonl").read_text().splitlines()
+        logged.append([{k: v for k, v in json.loads(line).items() if k.endswith("loss")} for line in lines[:2]])
+    assert len(logged[0][0]) == 6
+    for parts, groups in zip(*logged, strict=True):
+        assert parts == pytest.approx(groups, rel=1e-4)
+
+
 def test_the_configuration():
     config = load(DEFAULT_CONFIG, DEFAULT_CONFIG.with_name("charades_joint.yaml"))
     coarse = config.coarse
