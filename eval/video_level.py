@@ -5,7 +5,8 @@ annotated, whatever its times. AP per class over all videos of the ground truth;
 undefined where one has no positives. A video without a prediction scores -inf, and so does one without any action, as
 in the Python form of the rule by the dataset's authors (`charades_map`, github.com/gsig/charades-algorithms,
 pytorch/utils/map.py); ties rank in the ground truth's order. A submission to the official script holds one line
-`id score score ...` a video; here the scores come from the predictions of frames, such as `official.txt`.
+`id score score ...` a video; here the scores come from the predictions of frames, such as `official.txt`. The rule is
+tested against a plain form of itself; there was no output of the official script to compare with.
 """
 
 from collections.abc import Mapping
