@@ -208,7 +208,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"datasets.prepare: {stopped}", file=sys.stderr)
         return stopped.status
     except (InputError, OSError) as error:
-        print(f"datasets.prepare: error: {error}", file=sys.stderr)
+        named = isinstance(error, OSError) and error.filename and error.strerror
+        line = f"{error.filename}: {error.strerror}" if named else str(error)
+        print(f"datasets.prepare: error: {line}", file=sys.stderr)
         return 1
     for line in failed:
         print(f"datasets.prepare: error: {line}", file=sys.stderr)

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -109,38 +110,42 @@ def test_killed_it_leaves_nothing_that_looks_whole(videos, tmp_path, capsys):
     assert numbers(frames, "b") == [k // 2 for k in range(24)]
 
 
-@pytest.mark.parametrize(
-    ("event", "status", "line"),
-    [
-        (lambda: os.kill(os.getpid(), signal.SIGTERM), 143, "stopped by SIGTERM; the same command continues"),
-        (lambda: os.kill(os.getpid(), signal.SIGINT), 130, "stopped by SIGINT; the same command continues"),
-        (
-            lambda: _fail(OSError(errno.ENOSPC, "No space left on device")),
-            1,
-            "error: [Errno 28] No space left on device",
-        ),
-    ],
-    ids=["SIGTERM", "SIGINT", "disk"],
-)
-def test_stopped_it_cleans_up(videos, tmp_path, capsys, monkeypatch, event, status, line):
-    encode, calls = frame_folders._jpeg, []
+@pytest.fixture
+def at_the_fifth_frame(monkeypatch) -> Callable[[Callable], list]:
+    """at_the_fifth_frame(event) has the event happen then; gives a list that grows with every frame."""
+    write, calls = Path.write_bytes, []
 
-    def interrupted(*args):
-        calls.append(args)
-        if len(calls) == 5:
-            event()
-        return encode(*args)
+    def arrange(event: Callable[[], None]) -> list:
+        def interrupted(path: Path, data: bytes) -> int:
+            calls.append(path)
+            if len(calls) == 5:
+                event()
+            return write(path, data)
 
-    monkeypatch.setattr(frame_folders, "_jpeg", interrupted)
+        monkeypatch.setattr(Path, "write_bytes", interrupted)
+        return calls
+
+    return arrange
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")])
+def test_stopped_it_cleans_up(tmp_path, capsys, at_the_fifth_frame, number, name):
     long = write_video(tmp_path / "long.mp4", 24 * 60)
-    assert main(["videos", "--videos", str(long), "--frames", str(tmp_path / "frames")]) == status
-    assert capsys.readouterr().err == f"datasets.prepare: {line}\n"
+    written = at_the_fifth_frame(lambda: os.kill(os.getpid(), number))
+    assert main(["videos", "--videos", str(long), "--frames", str(tmp_path / "frames")]) == 128 + number
+    assert capsys.readouterr().err == f"datasets.prepare: stopped by {name}; the same command continues\n"
     assert os.listdir(tmp_path / "frames") == []
-    assert len(calls) < 24 * 60
+    assert len(written) < 24 * 60
 
 
-def _fail(error: Exception) -> None:
-    raise error
+def test_a_full_disk_is_said_in_one_line(videos, tmp_path, capsys, at_the_fifth_frame):
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    written = at_the_fifth_frame(full)
+    assert prepare(videos, "--workers", "1") == 1
+    assert capsys.readouterr().err == f"datasets.prepare: error: {written[4]}: No space left on device\n"
+    assert os.listdir(tmp_path / "frames") == []
 
 
 def test_a_bad_video_does_not_stop_the_others(videos, tmp_path, capsys):
