@@ -132,6 +132,7 @@ class Evaluation:
         )
         self.stride, self.loader, self.forward, self.device = data.stride, loader, forward, device
         self.folder, self.latest = folder, folder / "latest"
+        self.selected_by = "mAP_official_defined" if data.kind == "charades" else "mAP_frames"
         self.locations: Tensor | None = None
         self.grids: dict[str, list[float]] = defaultdict(list)
         self.whole_videos = WholeVideos(data.stride)
@@ -155,8 +156,8 @@ class Evaluation:
             join=self.join,
         )
         if metrics:
-            defined = metrics["mAP_official_defined"]
-            metrics["selection"] = -1.0 if defined is None else defined
+            selected_by = metrics[self.selected_by]
+            metrics["selection"] = -1.0 if selected_by is None else selected_by
         return metrics
 
     def _remember_grid(self, pool: nn.Module, args: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:

@@ -85,7 +85,7 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
 @pytest.mark.parametrize("stage", ["fine", "coarse"])
 def test_every_frame_is_scored_against_the_intervals(run, stage):
     """From the long video, evaluated in windows, as from the short one; labels by hand: class k in the k-th third."""
-    folder, _ = run
+    folder, said = run
     with np.load(folder / "run" / stage / "predictions" / "dense.npz") as saved:
         videos = [name for name in SECONDS if "test" in name]
         scores = [saved[video] for video in videos]
@@ -96,3 +96,4 @@ def test_every_frame_is_scored_against_the_intervals(run, stage):
     ap = [average_precision(scores[inside, k], np.floor(thirds[inside]) == k) for k in range(len(CLASSES))]
     metrics = json.loads((folder / "run" / stage / "metrics.json").read_text())
     assert metrics["mAP_frames"] == pytest.approx(np.mean(ap), abs=0.01)
+    assert f"best is by {100 * metrics['mAP_frames']:.2f}%" in said
