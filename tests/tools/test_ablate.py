@@ -145,10 +145,14 @@ def test_a_script_that_still_runs_is_not_started_again(make_job, tmp_path):
 
 def test_leaving_early_stops_what_runs(make_job, tmp_path):
     (tmp_path / "script.py").write_text(
-        "import sys, time\nif sys.argv[2] == 'slow': time.sleep(600)\nelse: sys.exit('script.py: error: no')"
+        "import pathlib, sys, time\n"
+        "if sys.argv[2] == 'quick': sys.exit('script.py: error: no')\n"
+        "time.sleep(20)\n"
+        "pathlib.Path(sys.argv[1], 'not stopped').touch()\n"
     )
     with pytest.raises(InputError, match="quick has failed"):
         list(ablate_jobs.run([make_job("slow"), make_job("quick")], at_once=2))
+    assert not (tmp_path / "not stopped").exists()
     assert ablate_jobs.read_mark(make_job("slow")) == (Seconds(), False)
 
 
