@@ -89,9 +89,15 @@ def frames_duration(root: Path, fps: float, video: str) -> float | None:
     return n / rate if n else None
 
 
-def write_template(json: Path, root: Path, ids: Iterable[str]) -> None:
-    """The JSON of own videos, with their durations and nothing else known."""
-    records = {video: Record.read(root / video) for video in ids if (root / video).is_dir()}
+def write_template(json: Path, root: Path, ids: Iterable[str], *, complete: bool) -> None:
+    """The JSON of own videos, with their durations and nothing else known; once, since it is then filled in."""
+    if json.exists():
+        print(f"{json}: already there, left as it is")
+        return
+    if not complete:
+        print(f"{json}: not written before all videos are prepared")
+        return
+    records = {video: Record.read(root / video) for video in ids}
     videos = [Video(video, "training", round(record.seconds, 3), ()) for video, record in records.items()]
     convert.write_json(json, videos)
     print(f"{json}: {len(videos)} videos with their durations; fill in their actions, and which are for testing")
@@ -161,13 +167,11 @@ def _processors() -> int:
 
 
 def check_target(args: argparse.Namespace) -> None:
-    """Raise, before hours of work, where the JSON could not be written or would replace what must be kept."""
+    """Raise, before hours of work, where the JSON could not be written, or would replace what it is made of."""
     if args.json is None:
         return
     if args.json.is_dir():
         raise InputError(f"{args.json}: a folder; give --json a file")
-    if args.kind == "videos" and args.json.exists():
-        raise InputError(f"{args.json}: already there, and it may have been filled in; choose another --json")
     if args.annotations and args.json.exists() and args.json.samefile(args.annotations):
         raise InputError(f"{args.json}: --json would replace --annotations; choose another file")
 
@@ -191,7 +195,7 @@ def prepare(args: argparse.Namespace) -> list[str]:
     if args.json and official:
         official.write(args.json, args)
     elif args.json:
-        write_template(args.json, args.frames, files)
+        write_template(args.json, args.frames, files, complete=not failed)
     return failed
 
 

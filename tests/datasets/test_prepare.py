@@ -152,7 +152,9 @@ def test_a_bad_video_does_not_stop_the_others(videos, tmp_path, capsys):
     whole = write_video(videos / "cut.mkv", 240)
     os.truncate(whole, whole.stat().st_size // 2)
     (videos / "empty.mp4").touch()
-    assert prepare(videos) == 1
+    template = tmp_path / "own.json"
+    assert prepare(videos, "--json", template) == 1
+    assert not template.exists()
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert any("empty.mp4: an empty file" in line for line in lines)
@@ -160,9 +162,13 @@ def test_a_bad_video_does_not_stop_the_others(videos, tmp_path, capsys):
     assert "2 videos have no frames" in lines[-1]
     assert sorted(os.listdir(tmp_path / "frames")) == ["a", "b"]
     os.remove(videos / "empty.mp4")
-    assert prepare(videos, "--keep-damaged") == 0
+    assert prepare(videos, "--keep-damaged", "--json", template) == 0
     assert "damaged, kept as asked: cut.mkv (ends at" in capsys.readouterr().out
     assert count_frames(tmp_path / "frames", "cut") > 50
+    assert json.loads(template.read_text()).keys() == {"a", "b", "cut"}
+    template.write_text("{}")  # what a user has filled in
+    assert prepare(videos, "--keep-damaged", "--json", template) == 0
+    assert template.read_text() == "{}"
 
 
 def test_folders_of_others_are_left_alone(videos, tmp_path, capsys):
@@ -331,7 +337,6 @@ BAD = {
     ),
     "a file for a folder": (["videos", "--videos", "v.mp4", "--frames", "m.json"], 1, "File exists"),
     "JSON over a folder": (["videos", "--videos", "v.mp4", "--frames", "new", "--json", "none"], 1, "none: a folder"),
-    "JSON over JSON": (["videos", "--videos", "v.mp4", "--frames", "new", "--json", "m.json"], 1, "it may have been"),
     "JSON over its source": (["multithumos", "--annotations", "m.json", "--json", "m.json"], 1, "would replace"),
     "no annotations": (["charades", "--annotations", "gone", "--json", "new.json"], 1, "gone: no such annotations"),
     "no videos given": (["videos", "--frames", "new"], 2, "give --videos and --frames"),
