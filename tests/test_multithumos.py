@@ -89,7 +89,7 @@ def test_every_frame_is_scored_against_the_intervals(run, stage):
     with np.load(folder / "run" / stage / "predictions" / "dense.npz") as saved:
         videos = [name for name in SECONDS if "test" in name]
         scores = [saved[video] for video in videos]
-        thirds = [3 * saved[f"{video}/seconds"] / SECONDS[video] for video in videos]
+    thirds = [3 * np.arange(len(rows)) / 24 / SECONDS[video] for video, rows in zip(videos, scores, strict=True)]
     assert [len(rows) for rows in scores] == [24 * SECONDS[video] for video in videos]
     scores, thirds = np.concatenate(scores), np.concatenate(thirds)
     inside = np.abs(thirds - np.rint(thirds)) > 0.01  # at an interval's end its rounding in the text file decides
