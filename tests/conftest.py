@@ -39,8 +39,7 @@ def annotations() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An own dataset of three classes, seven training and four test videos of 80x64 px: frames/, annotations.json,
-    classes.txt, and tiny.yaml, which names them.
+    """Seven training and four test videos of 80x64 px: frames/, annotations.json, and tiny.yaml, which names them.
 
     Clips of 8 frames at stride 4. Test video te3 has nine frames: below `data.min_frames`, and two clip frames.
     """
@@ -57,14 +56,11 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "actions": [[0, 0.1, duration / 2], [1, 0.3 * duration, 0.9 * duration], [2, 0.6 * duration, duration + 1]],
         }
     (folder / "annotations.json").write_text(json.dumps(annotations))
-    (folder / "classes.txt").write_text("early\nin the middle\nlate\n")
     experiment = {
         "data": {
-            "kind": "generic",
             "frames": str(folder / "frames"),
             "annotations": str(folder / "annotations.json"),
             "num_classes": 3,
-            "class_names": str(folder / "classes.txt"),
             "stride": 4,
             "clip_span": 32,
             "min_frames": 20,

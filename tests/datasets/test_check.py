@@ -33,12 +33,14 @@ Run = Callable[..., Outcome]
 
 @pytest.fixture
 def examine(tiny_dataset, tmp_path, capsys) -> Run:
-    """examine(option, value, ...): the report on the tiny dataset, or on the damaged copy."""
+    """examine(option, value, ...): the report on the tiny dataset, or on the damaged copy, as an own one."""
 
     def run(*options: object, dataset: Path = tiny_dataset) -> Outcome:
         capsys.readouterr()
+        (tmp_path / "names.txt").write_text("early\nin the middle\nlate\n")
+        own = ("--data.kind", "generic", "--data.class_names", tmp_path / "names.txt", "--run.dir", tmp_path / "run")
         paths = ("--data.frames", dataset / "frames", "--data.annotations", dataset / "annotations.json")
-        words = ("--config", tiny_dataset / "tiny.yaml", "--run.dir", tmp_path / "run", *paths, *options)
+        words = ("--config", tiny_dataset / "tiny.yaml", *own, *paths, *options)
         status = check.main([str(word) for word in words])
         out, err = capsys.readouterr()
         assert err == ""
