@@ -1,6 +1,7 @@
 """Both streams in one network, through the scripts: training, evaluation, continuing, and the store's results."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -138,6 +139,8 @@ def test_accumulated_parts_equal_the_undivided_batch(run, tmp_path):
         lines = (tmp_path / name / "coarse" / "metrics.jsonl").read_text().splitlines()
         logged.append([{k: v for k, v in json.loads(line).items() if k.endswith("loss")} for line in lines[:2]])
     assert len(logged[0][0]) == 6
+    for name in ("loc_loss", "fine_loc_loss"):
+        assert logged[0][0][name] == pytest.approx(math.log(2), abs=0.1), "a fresh network says about 1/2"
     for parts, groups in zip(*logged, strict=True):
         assert parts == pytest.approx(groups, rel=1e-4)
 
