@@ -261,7 +261,7 @@ def check_store(config: Config, lengths: dict[str, int], report: Findings) -> li
 
 def check_run(config: Config, report: Findings) -> None:
     """What the trainings start from, and whether there is a place for their results."""
-    starts = {}
+    starts, refused = {}, []
     for number, name in ((1, "fine"), (3, "coarse")):
         init, checkpoints = Path(getattr(config, name).init), config.run_dir / name / "checkpoints"
         try:
@@ -272,9 +272,11 @@ def check_run(config: Config, report: Findings) -> None:
             else:
                 starts[number] = starting_checkpoint(config, name) or "random weights"
         except InputError as error:
-            starts[number] = f"{init}"
-            report.problem(str(error))
+            starts[number] = init
+            refused.append(str(error))
     report.say("weights", "; ".join(f"stage {number}: {start}" for number, start in starts.items()))
+    for line in refused:
+        report.problem(line)
     folder = existing(config.run_dir)
     if not os.access(folder, os.W_OK):
         report.problem(f"{folder}: cannot be written to; choose another --run.dir")
