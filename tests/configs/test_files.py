@@ -25,7 +25,7 @@ def test_every_file_opens_with_result_hardware_and_command(path):
     header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
     for word in ("# Expected ", "# Hardware ", "# Command "):
         assert word in header
-    if path.stem != "demo":
+    if not path.stem.startswith("demo"):  # those have been run
         assert "not yet reproduced here" in header.lower() or "not run here" in header.lower()
 
 
