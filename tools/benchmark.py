@@ -1,6 +1,6 @@
 """Speed and memory of training, evaluation, loading and metrics, each beside the obvious way of doing it.
 
-    python -m tools.benchmark                   every row, under 15 minutes on an idle machine of 2 cores
+    python -m tools.benchmark                   every row, under 12 minutes on an idle machine of 2 cores
     python -m tools.benchmark --quick           fewer, smaller rows, under 2 minutes; shows that all is well
     python -m tools.benchmark --only fine_train one row, in this very process
 
