@@ -19,7 +19,7 @@ import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from assemble import input_size, read_ours, writable
+from assemble import class_names, input_size, read_ours, writable
 from configs.cli import Command, load
 from configs.options import DEFAULT_CONFIG
 from configs.schema import Config, Eval
@@ -49,8 +49,7 @@ def predict_all(command: Command, options: argparse.Namespace) -> None:
     names = output_names(options.videos)
     device = start(command)
     nets = choose_networks(options, device)
-    data = nets.config.data
-    classes = read_class_names(options.class_names or data.class_names, data.num_classes)
+    classes = choose_names(options, nets.config)
     folder = writable(options.output, "--output")
     failed = 0
     for video, name in zip(options.videos, names, strict=True):
@@ -96,6 +95,17 @@ def fine_checkpoint(options: argparse.Namespace, config: Config) -> Path:
         f"{options.checkpoint}: a Coarse stream needs its Fine stream's checkpoint, which is not at "
         f"{config.features_checkpoint} nor {beside}; name it with --fine_checkpoint"
     )
+
+
+def choose_names(options: argparse.Namespace, config: Config) -> list[str]:
+    """Of the classes: from the file asked for, else the run's, which may not be on this machine, else numbers."""
+    if options.class_names:
+        return read_class_names(options.class_names, config.data.num_classes)
+    try:
+        return class_names(config)
+    except InputError as error:
+        print(f"Classes by number: {error}")
+        return read_class_names(None, config.data.num_classes)
 
 
 # --- one video --------------------------------------------------------------------------------------------------------

@@ -44,6 +44,11 @@ def probabilities(path: Path) -> np.ndarray:
     return np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)[:, 2:]
 
 
+def contents_of(path: Path) -> dict:
+    contents = torch.load(path, weights_only=True)
+    return {key: value for key, value in contents.items() if key not in ("checksum", "format")}
+
+
 def write_video(path: Path, frames: int, size: tuple[int, int] = (80, 64)) -> Path:
     """A bar that moves over noise, at 24 frames a second."""
     noise = np.random.default_rng(0).integers(0, 120, (*size[::-1], 3), np.uint8)
@@ -132,6 +137,19 @@ def test_thresholds(run, video, tmp_path):
     assert (tmp_path / "bar.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_class_names(run, tiny_run, tiny_dataset, video, tmp_path):
+    """Those asked for; the run's own; numbers where these are not at hand."""
+    (tmp_path / "names.txt").write_text("run\njump\nthrow\n")
+    assert run(video, "--class_names", tmp_path / "names.txt") == (0, "")
+    assert (tmp_path / "bar.csv").read_text().startswith("frame,seconds,run,jump,throw\n")
+    contents = contents_of(tiny_run / "fine" / "checkpoints" / "best.pt")
+    for names, expected in (("names.txt", "run,jump,throw"), ("absent.txt", "class 0,class 1,class 2")):
+        contents["config"]["data"]["class_names"] = str(tmp_path / names)
+        save_checkpoint(tmp_path / "own.pt", contents)
+        assert run(video, checkpoint=tmp_path / "own.pt") == (0, "")
+        assert (tmp_path / "bar.csv").read_text().startswith(f"frame,seconds,{expected}\n")
+
+
 def test_nothing_reaches_the_threshold(run, video, tmp_path):
     assert run(video, "--threshold", 1) == (0, "")
     assert json.loads((tmp_path / "bar.json").read_text())["activities"] == []
@@ -213,11 +231,6 @@ def test_checkpoints_of_another_kind(run, tiny_run, video, tmp_path):
     text.write_text("notes")
     assert str(text) in one_line(run(video, checkpoint=text))
     assert "absent.pt" in one_line(run(video, checkpoint=tmp_path / "absent.pt"))
-
-
-def contents_of(path: Path) -> dict:
-    contents = torch.load(path, weights_only=True)
-    return {key: value for key, value in contents.items() if key not in ("checksum", "format")}
 
 
 def test_the_fine_stream_is_looked_for(run, tiny_run, video, tmp_path):

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
+from assemble import class_names
 from configs.schema import Config
 from datasets import KINDS
 from datasets.annotations import read_class_names
@@ -33,7 +34,7 @@ def report(folder: Path, *, videos: list[str] | None = None, config: Path | None
     """
     run = read_run(folder, config)
     truth, notes = read_truth(run.config)
-    names, note = class_names(run)
+    names, note = names_of_classes(run)
     shown = read_videos(run, truth, videos) if truth else []
     values = page_values(run, names=names, truth=truth, videos=shown, notes=notes + note, made=datetime.now())
     return render(values)
@@ -53,17 +54,14 @@ def read_truth(config: Config | None) -> tuple[dict[str, Truth] | None, list[str
         return None, [f"Without ground truth neither videos nor numbers of positives are shown: {error}"]
 
 
-def class_names(run: RunRecord) -> tuple[list[str], list[str]]:
+def names_of_classes(run: RunRecord) -> tuple[list[str], list[str]]:
     """Names of the classes, or their numbers where no list is found; and a note where the list cannot be used."""
     if run.config is None:
         return read_class_names(None, next(iter(run.scored.scores.values())).shape[1] if run.scored else 0), []
-    data = run.config.data
     try:
-        beside = None if data.class_names else KINDS[data.kind].class_names(data.annotations)
-        usable = beside is not None and len(beside) == data.num_classes
-        return beside if usable else read_class_names(data.class_names, data.num_classes), []
+        return class_names(run.config), []
     except (InputError, OSError) as error:
-        return read_class_names(None, data.num_classes), [f"Classes by number: {error}"]
+        return read_class_names(None, run.config.data.num_classes), [f"Classes by number: {error}"]
 
 
 def read_videos(run: RunRecord, truth: Mapping[str, Truth], asked: list[str] | None) -> list[VideoRecord]:
