@@ -23,6 +23,7 @@ NAMED = 5  # videos that a line names before it says how many more there are
 def find_videos(paths: Iterable[Path]) -> dict[str, Path]:
     """{id: file}, sorted: given files, and in given folders, at any depth, those with a video's suffix."""
     found: dict[str, Path] = {}
+    spaced: list[str] = []
     for path in paths:
         if not path.exists():
             raise InputError(
@@ -34,9 +35,11 @@ def find_videos(paths: Iterable[Path]) -> dict[str, Path]:
         for file in files:
             video = file.stem
             if video.startswith(".") or video.split() != [video]:
-                raise InputError(f"{file}: a video's name becomes its id; rename it so that it has no spaces")
-            if found.setdefault(video, file) != file:
+                spaced.append(str(file))
+            elif found.setdefault(video, file) != file:
                 raise InputError(f"{file}: {found[video]} has the same id; rename one of them")
+    if spaced:
+        raise InputError(f"{some(spaced)}: a video's name becomes its id; rename so that it has no spaces")
     return dict(sorted(found.items()))
 
 

@@ -331,7 +331,7 @@ BAD = {
     "no such folder": (["videos", "--videos", "nowhere", "--frames", "new"], 1, "nowhere: no such file or folder"),
     "no videos": (["videos", "--videos", "none", "--frames", "new"], 1, "none: no video files in it"),
     "one id twice": (["videos", "--videos", "v.mp4", "none/../v.mp4", "--frames", "new"], 1, "v.mp4 has the same id"),
-    "spaces": (["videos", "--videos", "my video.mp4", "--frames", "new"], 1, "rename it so that it has no spaces"),
+    "spaces": (["videos", "--videos", "my video.mp4", "--frames", "new"], 1, "rename so that it has no spaces"),
     "none annotated": (
         ["multithumos", "--videos", "v.mp4", "--frames", "new", "--annotations", "m.json"], 1, "none of the 1",
     ),
