@@ -179,14 +179,17 @@ def train_loader(
         clip_span=config.data.clip_span,
         **dataset_options(config, store, fine_clips=fine_clips),
     )
-    batches = EpochBatches(
-        len(clips),
-        stage.batch_size,
-        seed=config.run.seed,
-        drop_last=stage.drop_last,
-        rank=distributed.rank(),
-        world_size=distributed.size(),
-    )
+    try:
+        batches = EpochBatches(
+            len(clips),
+            stage.batch_size,
+            seed=config.run.seed,
+            drop_last=stage.drop_last,
+            rank=distributed.rank(),
+            world_size=distributed.size(),
+        )
+    except InputError as error:
+        raise InputError(f"--{name}.batch_size: {error}") from None
     return make_loader(clips, batches, **loader_options(config, device))
 
 

@@ -26,6 +26,7 @@ from tools import compare_figure, compare_output
 from tools.compare_rules import Frames, Reader, score_all
 
 STRIDE = 10
+FEWEST = 40  # resamples, of which a 95% interval leaves one out at each end
 LARGEST_CLASS = 1 << 20  # of a ground truth whose number of classes the predictions decide
 
 
@@ -35,7 +36,10 @@ def read_truth(path: Path, first_class: int) -> dict[str, Truth]:
         raise InputError(f"{path}: no such file; --ground-truth is an official CSV or the annotations' JSON")
     if path.is_file() and path.suffix.lower() != ".json":
         return read_ground_truth(path)
-    videos = load_annotations(path, num_classes=LARGEST_CLASS, first_class=first_class).subset("testing")
+    try:
+        videos = load_annotations(path, num_classes=LARGEST_CLASS, first_class=first_class).subset("testing")
+    except InputError as error:  # its remedies are options of training
+        raise InputError(f"{str(error).partition(';')[0]}; correct it, or --first-class {first_class}") from None
     if not videos:
         raise InputError(f"{path}: no test videos in it")
     return {video.id: Truth([tuple(action) for action in video.actions], video.duration) for video in videos}
@@ -44,7 +48,11 @@ def read_truth(path: Path, first_class: int) -> dict[str, Truth]:
 def name_classes(given: Path | None, ground_truth: Path, num_classes: int) -> list[str]:
     """Names from the given file, or the official list beside the ground truth, or numbers."""
     if given is not None:
-        return read_class_names(given, num_classes)
+        try:
+            return read_class_names(given, num_classes)
+        except InputError as error:
+            raise InputError(f"{str(error).partition(';')[0].partition(', but')[0]}; --class-names is a text file with "
+                             f"a name for each of the {num_classes} classes") from None  # fmt: skip
     found = names_beside(ground_truth)
     return found if found and len(found) == num_classes else [f"class {c}" for c in range(num_classes)]
 
@@ -55,6 +63,8 @@ def compare(args: argparse.Namespace) -> None:
     compare_output.check_outputs(outputs, [*args.predictions, args.ground_truth])
     if args.figure:
         compare_figure.check_format(args.figure)
+    if args.frames and not args.frames.is_dir():
+        raise InputError(f"{args.frames}: no such folder; --frames holds <id>/<id>-000001.jpg")
     frames = Frames(args.frames, args.stride) if args.frames else None
     reader = Reader(read_truth(args.ground_truth, args.first_class), args.ground_truth, frames)
     files = {str(path): reader.read(path) for path in args.predictions}
@@ -108,7 +118,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
                         help=f"data.stride of the runs, for rule released (default {STRIDE})")  # fmt: skip
     parser.add_argument("--class-names", metavar="FILE", type=Path,
                         help=f"names, one a line (default: {CLASS_FILE} beside the ground truth)")  # fmt: skip
-    parser.add_argument("--resamples", metavar="N", type=_positive, default=1000, help="default 1000")
+    parser.add_argument("--resamples", metavar="N", type=_resamples, default=1000,
+                        help=f"default 1000, at least {FEWEST}")  # fmt: skip
     parser.add_argument("--seed", metavar="N", type=_seed, default=0, help="of the resamples (default 0)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write everything but the resamples")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write AP of every class, a line each")
@@ -125,6 +136,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _resamples(text: str) -> int:
+    if not text.isdecimal() or int(text) < FEWEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {FEWEST}")
     return int(text)
 
 

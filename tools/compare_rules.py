@@ -98,8 +98,12 @@ class Reader:
 
     def read(self, path: Path) -> dict[str, Rows]:
         """{rule: Rows} of a prediction file or of a stage's folder."""
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder; give a stage's folder, as RUN/coarse, or a file")
         if path.is_dir():
             folder = path / "predictions" if (path / "predictions").is_dir() else path
+            if not (folder / "official.txt").is_file():
+                raise InputError(f"{path}: no predictions/official.txt in it; give a stage's folder, as RUN/coarse")
             found = self.read(folder / "official.txt")
             if self.frames and (folder / "released.txt").is_file():
                 found |= self.read(folder / "released.txt")

@@ -248,7 +248,7 @@ def refused(data, tmp_path, arguments, status=1, truth="truth.csv"):
     """The one line (argparse puts its usage before it) that refuses; nothing is written."""
     outputs = ["--json", tmp_path / "o.json", "--csv", tmp_path / "o.csv"]
     before = set(tmp_path.iterdir())
-    command = [*arguments, *outputs, "--ground-truth", data / truth, "--resamples", "3"]
+    command = [*arguments, *outputs, "--ground-truth", data / truth, "--resamples", "40"]
     if status == 2:
         with pytest.raises(SystemExit) as caught:
             compare.main([str(word) for word in command])
@@ -262,8 +262,8 @@ def refused(data, tmp_path, arguments, status=1, truth="truth.csv"):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda d, t: [t / "absent.txt"], "absent.txt: No such file"),
-        (lambda d, t: [d / "frames"], "official.txt: No such file"),
+        (lambda d, t: [t / "absent.txt"], "absent.txt: no such file"),
+        (lambda d, t: [d / "frames"], "no predictions/official.txt in it; give a stage's folder"),
         (lambda d, t: [d / "a/predictions/released.txt"], "give --frames"),
         (lambda d, t: [d / "a", t / "three.txt"], "three.txt:1: 3 scores where 4 are expected"),
         (lambda d, t: [t / "three.txt"], "video V1 has class 3, outside 0..2"),
@@ -307,7 +307,7 @@ def test_bad_ground_truth_is_one_line(data, tmp_path, capsys, truth, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--resamples", "0"], "'0' is not a whole number of at least 1"),
+        (["--resamples", "39"], "'39' is not a whole number of at least 40"),
         (["--seed", "-1"], "--seed"),
         (["--resample", "5"], "--resample"),
         (["--stride", "x"], "'x' is not a whole number"),
