@@ -10,7 +10,7 @@ checkpoint of these scripts does not say of itself, as a published one, comes fr
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -70,7 +70,12 @@ def predict_all(command: Command, options: argparse.Namespace) -> None:
 
 def choose_networks(options: argparse.Namespace, device: torch.device) -> Networks:
     """What the checkpoints are, by their own account where they are of these scripts, and the networks they fit."""
-    path, ours = options.checkpoint, read_ours(options.checkpoint)
+    path = options.checkpoint
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; --checkpoint is a file, as RUN/coarse/checkpoints/best.pt")
+    ours = read_ours(path)
+    if ours and options.config:
+        raise InputError(f"{path}: says itself how it was trained; --config goes with a published checkpoint")
     config = load(*options.config or [DEFAULT_CONFIG]) if ours is None else Config.from_dict(ours["config"])
     stage = ours["stage"] if ours else ("coarse" if holds_coarse(path) else "fine")
     if stage == "fine":
@@ -124,7 +129,7 @@ def predict_video(
         predicted = predict(
             nets, clip, n, Path(scratch, "features"), window=window, overlap=overlap, progress=progress
         )
-    probabilities = smooth(predicted.probabilities, round(options.smooth * options.fps))
+    probabilities = smooth(predicted.probabilities, options.smooth * options.fps)
     activities = find_activities(probabilities, threshold=options.threshold, fps=options.fps, top=options.top)
     seconds = probabilities.shape[1] / options.fps
     about = {
@@ -162,7 +167,9 @@ def read_video(video: Path, clip: ClipFile, *, stride: int, fps: float) -> tuple
     if video.is_dir():
         n = count_frames(video.parent, video.name)
         if not n:
-            raise InputError(f"{video}: no frames in it; they are named {video.name}-000001.jpg and so on")
+            raise InputError(
+                f"{video}: no frames in it, as {video.name}-000001.jpg; for the video files in it give {video}/*"
+            )
         numbers = video_frames(n, stride)
         decode = get_decoder()
         clip.fill(image for k in numbers for image in read_frames(video.parent, video.name, [k], decode))
@@ -205,6 +212,26 @@ def output_names(videos: Sequence[Path]) -> list[str]:
     return names
 
 
+def _typed(kind: Callable[[str], float], rule: str) -> Callable[[str], float]:
+    """An option's type that says its rule."""
+
+    def convert(text: str) -> float:
+        try:
+            return kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {rule}") from None
+
+    return convert
+
+
+PROBABILITY = _typed(ClosedUnitInterval, "from 0 to 1")
+COUNT = _typed(PositiveInt, "a whole number from 1")
+WHOLE = _typed(NonNegativeInt, "a whole number from 0")
+SECONDS = _typed(NonNegativeFloat, "0 or more")
+RATE = _typed(PositiveFloat, "more than 0")
+GPU = _typed(NonNegativeInt, "cpu or the number of a GPU")
+
+
 class Parser(argparse.ArgumentParser):
     """Answers a mistake with one line."""
 
@@ -223,12 +250,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--fine_checkpoint", metavar="FILE", type=Path, help="the Fine stream's; by default that of the same run")
     add("--config", metavar="FILE", action="append", help="experiment of a published checkpoint; repeatable")
     add("--output", metavar="DIR", type=Path, default=Path("predictions"), help="folder of results (predictions)")
-    add("--threshold", metavar="P", type=ClosedUnitInterval, default=0.5, help="least probability of an activity (0.5)")
-    add("--top", metavar="N", type=PositiveInt, help="keep the N activities of the highest scores")
-    add("--smooth", metavar="S", type=NonNegativeFloat, default=0.0, help="average over S seconds first (0)")
-    add("--fps", metavar="F", type=PositiveFloat, default=FPS, help="frames a second of the training videos (24)")
-    add("--window", metavar="N", type=PositiveInt, help=f"clip frames seen at once (eval.window, else {LONGEST})")
-    add("--overlap", metavar="N", type=NonNegativeInt, help="clip frames that windows have in common (a quarter)")
+    add("--threshold", metavar="P", type=PROBABILITY, default=0.5, help="least probability of an activity (0.5)")
+    add("--top", metavar="N", type=COUNT, help="keep the N activities of the highest scores")
+    add("--smooth", metavar="S", type=SECONDS, default=0.0, help="average over S seconds first (0)")
+    add("--fps", metavar="F", type=RATE, default=FPS, help="frames a second of the training videos (24)")
+    add("--window", metavar="N", type=COUNT, help=f"clip frames seen at once (eval.window, else {LONGEST})")
+    add("--overlap", metavar="N", type=WHOLE, help="clip frames that windows have in common (a quarter)")
     add("--class_names", metavar="FILE", help="text file, a class a line (the run's data.class_names)")
     add("--strict", action="store_true", help="exit status 1 also where a video is damaged but could be predicted")
     add("-gpu", metavar="N|cpu", type=_gpu, help="device; the first GPU where there is one")
@@ -240,7 +267,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _gpu(text: str) -> tuple[int, ...]:
     """() for the CPU, (number,) for a GPU."""
-    return () if text == "cpu" else (NonNegativeInt(text),)
+    return () if text == "cpu" else (GPU(text),)
 
 
 if __name__ == "__main__":

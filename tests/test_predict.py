@@ -231,6 +231,8 @@ def test_checkpoints_of_another_kind(run, tiny_run, video, tmp_path):
     text.write_text("notes")
     assert str(text) in one_line(run(video, checkpoint=text))
     assert "absent.pt" in one_line(run(video, checkpoint=tmp_path / "absent.pt"))
+    assert "best.pt" in one_line(run(video, checkpoint=tiny_run))
+    assert "--config" in one_line(run(video, "--config", tmp_path / "x.yaml"))
 
 
 def test_the_fine_stream_is_looked_for(run, tiny_run, video, tmp_path):
@@ -266,8 +268,8 @@ def test_two_videos_of_one_name(run, video, tmp_path):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--threshold", "2"], "--threshold"),
-        (["--top", "0"], "--top"),
+        (["--threshold", "2"], "--threshold: '2' is not from 0 to 1"),
+        (["--top", "0"], "--top: '0' is not a whole number from 1"),
         (["--overlap", "9", "--window", "8"], "--overlap"),
         (["--fps", "nan"], "--fps"),
         (["-gpu", "x"], "-gpu"),

@@ -25,9 +25,10 @@ class Activity(NamedTuple):
     score: float
 
 
-def smooth(probabilities: np.ndarray, frames: int) -> np.ndarray:
-    """Means (C,L) over `frames` neighbouring columns of (C,L), centred; the ends count beyond the video."""
-    return probabilities if frames < 2 else uniform_filter1d(probabilities, frames, axis=1, mode="nearest")
+def smooth(probabilities: np.ndarray, frames: float) -> np.ndarray:
+    """Means (C,L) over so many neighbouring columns of (C,L), at most all, centred; the ends count beyond the video."""
+    width = round(min(frames, probabilities.shape[1]))
+    return probabilities if width < 2 else uniform_filter1d(probabilities, width, axis=1, mode="nearest")
 
 
 def find_activities(

@@ -25,6 +25,7 @@ def test_smoothing_is_a_centred_mean():
     p = np.array([[0.0, 0.0, 3.0, 0.0, 0.0, 6.0]])
     assert smooth(p, 3) == pytest.approx(np.array([[0.0, 1.0, 1.0, 1.0, 2.0, 4.0]]))
     assert smooth(p, 1) is p
+    assert (smooth(p, 1e9) == smooth(p, 6)).all()
 
 
 def test_files(tmp_path):
