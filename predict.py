@@ -16,7 +16,13 @@ from typing import NoReturn
 
 import numpy as np
 import torch
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import (
+    ClosedUnitInterval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    restricted_number_type,
+)
 from torch import Tensor
 
 from assemble import class_names, input_size, read_ours, writable
@@ -28,11 +34,12 @@ from datasets.clips import video_frames
 from datasets.frames import count_frames, get_decoder, read_frames
 from datasets.video import FPS, VideoFile
 from engine.log import progress
+from engine.signals import Stopped
 from eval.errors import InputError
 from launch import run_script, start
 from models.official import holds_coarse
 from tools.activities import find_activities, smooth, write_csv, write_json
-from tools.prediction import ClipFile, Networks, load_networks, predict
+from tools.prediction import ClipFile, Networks, Prediction, load_networks, predict
 from tools.timeline import timeline_figure
 
 LONGEST = 256  # clip frames that are seen at once where nothing else is said: 107 s at stride 10, about 2 GB
@@ -54,9 +61,12 @@ def predict_all(command: Command, options: argparse.Namespace) -> None:
     failed = 0
     for video, name in zip(options.videos, names, strict=True):
         try:
-            problem = predict_video(nets, video, folder / name, classes, options)
+            problem = predict_video(nets, video, name, folder, classes, options)
         except InputError as error:
             problem, failed = str(error), failed + 1
+        except Stopped as stopped:
+            print(f"predict.py: {video}: stopped; the videos before it are predicted", file=sys.stderr)
+            raise SystemExit(stopped.status) from None
         else:
             failed += bool(problem) and options.strict
         if problem:
@@ -117,21 +127,41 @@ def choose_names(options: argparse.Namespace, config: Config) -> list[str]:
 
 
 def predict_video(
-    nets: Networks, video: Path, target: Path, classes: Sequence[str], options: argparse.Namespace
+    nets: Networks, video: Path, name: str, folder: Path, classes: Sequence[str], options: argparse.Namespace
 ) -> str | None:
-    """Writes the three files of a video; returns what is wrong with it where something is."""
+    """Writes the three files of a video, all or none; returns what is wrong with it where something is."""
     config = nets.config
     print(f"{video}:")
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".predict-") as scratch:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".predict-") as scratch:
         clip = ClipFile(Path(scratch, "clip"), input_size(config))
         n, problem = read_video(video, clip, stride=config.data.stride, fps=options.fps)
         window, overlap = choose_windows(options, config.eval)
         predicted = predict(
             nets, clip, n, Path(scratch, "features"), window=window, overlap=overlap, progress=progress
         )
+        written = write_results(Path(scratch), video, name, predicted, problem, classes, options)
+        for path in written:
+            path.replace(folder / path.name)
+    return f"{video}: {problem}; what could be decoded is predicted" if problem else None
+
+
+def write_results(
+    folder: Path,
+    video: Path,
+    name: str,
+    predicted: Prediction,
+    problem: str | None,
+    classes: Sequence[str],
+    options: argparse.Namespace,
+) -> list[Path]:
+    """NAME.csv, NAME.png and NAME.json in a folder; says how much was found."""
     probabilities = smooth(predicted.probabilities, options.smooth * options.fps)
     activities = find_activities(probabilities, threshold=options.threshold, fps=options.fps, top=options.top)
     seconds = probabilities.shape[1] / options.fps
+    figure = timeline_figure(
+        video.name, duration=seconds, probabilities=probabilities, intervals=activities, names=classes,
+        chosen=[(frame - 1) / options.fps for frame in predicted.chosen],
+    )  # fmt: skip
     about = {
         "video": str(video),
         "problem": problem,
@@ -143,15 +173,12 @@ def predict_video(
         "smooth": options.smooth,
         "grid_pool": predicted.chosen,
     }
-    write_csv(target.with_suffix(".csv"), probabilities, classes, fps=options.fps)
-    figure = timeline_figure(
-        video.name, duration=seconds, probabilities=probabilities, intervals=activities, names=classes,
-        chosen=[(frame - 1) / options.fps for frame in predicted.chosen],
-    )  # fmt: skip
-    figure.savefig(target.with_suffix(".png"), dpi=120)
-    write_json(target.with_suffix(".json"), about, activities, classes)
-    print(f"  {summary(probabilities, activities, classes, options.threshold)}; {target}.json, .csv, .png")
-    return f"{video}: {problem}; what could be decoded is predicted" if problem else None
+    table, picture, summary = written = [folder / f"{name}{suffix}" for suffix in (".csv", ".png", ".json")]
+    write_csv(table, probabilities, classes, fps=options.fps)
+    figure.savefig(picture, dpi=120)
+    write_json(summary, about, activities, classes)
+    print(f"  {what_was_found(probabilities, activities, classes, options.threshold)}; {options.output / name}.json")
+    return written
 
 
 def choose_windows(options: argparse.Namespace, run: Eval) -> tuple[int, int]:
@@ -188,7 +215,7 @@ def expected(file: VideoFile, fps: float, stride: int) -> int:
     return max(1, int((file.seconds or 0) * fps / stride))
 
 
-def summary(probabilities: np.ndarray, activities: Sequence, classes: Sequence[str], threshold: float) -> str:
+def what_was_found(probabilities: np.ndarray, activities: Sequence, classes: Sequence[str], threshold: float) -> str:
     """How much was found; of nothing, what came nearest."""
     if activities:
         return f"{len(activities)} activities"
@@ -224,11 +251,12 @@ def _typed(kind: Callable[[str], float], rule: str) -> Callable[[str], float]:
     return convert
 
 
+RATES = restricted_number_type("Rate", float, [(">", 0), ("<=", 1000)])
 PROBABILITY = _typed(ClosedUnitInterval, "from 0 to 1")
 COUNT = _typed(PositiveInt, "a whole number from 1")
 WHOLE = _typed(NonNegativeInt, "a whole number from 0")
 SECONDS = _typed(NonNegativeFloat, "0 or more")
-RATE = _typed(PositiveFloat, "more than 0")
+RATE = _typed(RATES, "more than 0 and at most 1000")
 GPU = _typed(NonNegativeInt, "cpu or the number of a GPU")
 
 

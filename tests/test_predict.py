@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import signal
 import wave
 from pathlib import Path
 
@@ -260,6 +261,23 @@ def test_a_checkpoint_of_both_streams(run, tiny_run, video, tmp_path):
     assert (tmp_path / "bar.csv").read_bytes() == expected
 
 
+def test_a_name_with_dots_and_a_stop(run, video, tmp_path, monkeypatch):
+    """A video that is stopped leaves nothing, those before it stay."""
+    dotted = video.with_name("2024.05.01.mp4")
+    shutil.copy(video, dotted)
+
+    def write_json(path, *arguments):
+        if path.stem == "bar":
+            signal.raise_signal(signal.SIGINT)
+        original(path, *arguments)
+
+    original = predict.write_json
+    monkeypatch.setattr(predict, "write_json", write_json)
+    assert run(dotted, video) == (130, f"predict.py: {video}: stopped; the videos before it are predicted\n")
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert found == ["2024.05.01.csv", "2024.05.01.json", "2024.05.01.png", "videos"]
+
+
 def test_two_videos_of_one_name(run, video, tmp_path):
     other = write_frames(tmp_path / "bar", 8, 0) or tmp_path / "bar"
     assert "rename" in one_line(run(video, other))
@@ -272,6 +290,7 @@ def test_two_videos_of_one_name(run, video, tmp_path):
         (["--top", "0"], "--top: '0' is not a whole number from 1"),
         (["--overlap", "9", "--window", "8"], "--overlap"),
         (["--fps", "nan"], "--fps"),
+        (["--fps", "1e6"], "--fps: '1e6' is not more than 0 and at most 1000"),
         (["-gpu", "x"], "-gpu"),
         (["--thresh", "0.5"], "--thresh"),
     ],

@@ -13,7 +13,6 @@ at the stages' own sizes (`tools.complexity_count` says how): counted in that wa
 import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +24,7 @@ from configs.cli import parse
 from configs.schema import Config
 from eval.errors import InputError
 from models.x3d import VARIANTS
+from tools.compare_output import written_whole
 from tools.complexity_count import Count, count_coarse, count_fine, sides
 
 STREAMS = ("Fine", "Coarse")
@@ -159,12 +159,8 @@ def write(path: Path, config: Config, settings: Sequence[Setting], rows: Sequenc
         "data": asdict(config.data), "model": asdict(config.model),
         "settings": [asdict(s) for s in settings], "figure": list(rows),
     }  # fmt: skip
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with written_whole(path) as partial:
         partial.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,6 @@ page.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping
 from datetime import datetime
@@ -20,6 +19,7 @@ from datasets import KINDS
 from datasets.annotations import read_class_names
 from eval.charades_localize import Truth, read_ground_truth
 from eval.errors import InputError
+from tools.compare_output import check_outputs, written_whole
 from tools.report_data import RunRecord, read_run
 from tools.report_page import page_values, render
 from tools.report_videos import VideoRecord, choose, read_video
@@ -75,19 +75,6 @@ def read_videos(run: RunRecord, truth: Mapping[str, Truth], asked: list[str] | N
     return [read_video(run, video, why, timed[video]) for video, why in chosen.items()]
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that appears under its name only when complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:  # a full disk does not name the file
-        raise OSError(f"{path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Write the report and print its path; 1 with one line on stderr where the run cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m tools.report", description="A run as one HTML file.")
@@ -101,7 +88,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     output = args.output or args.run / "report.html"
     try:
-        write_whole(output, report(args.run, videos=args.videos, config=args.config))
+        if args.output:
+            check_outputs([output])
+        page = report(args.run, videos=args.videos, config=args.config)
+        with written_whole(output) as partial:
+            partial.write_text(page, encoding="utf-8")
     except (InputError, OSError) as error:
         print(f"report: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
