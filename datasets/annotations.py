@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from eval.charades_localize import read_ground_truth
 from eval.errors import InputError
@@ -24,7 +24,17 @@ from eval.errors import InputError
 Subset = Literal["training", "testing"]
 OFFICIAL_FILES: dict[Subset, str] = {"training": "Charades_v1_train.csv", "testing": "Charades_v1_test.csv"}
 NUMBERED_NAME = re.compile(r"c?(\d+)\s+(.+)")  # of a class, as in Charades_v1_classes.txt
-Seconds = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _not_text_or_boolean(value: object) -> object:
+    """Pydantic would take `true` for class 1, and "1" too; 1.0 is a whole number in JSON."""
+    if isinstance(value, bool | str):
+        raise ValueError("not a number")
+    return value
+
+
+Class = Annotated[int, BeforeValidator(_not_text_or_boolean)]
+Seconds = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
 class Action(NamedTuple):
@@ -49,11 +59,11 @@ class VideoEntry(BaseModel):
 
     subset: Subset = Field(description="whether the video is trained on or tested on")
     duration: Annotated[Seconds, Field(gt=0)] = Field(description="length of the video in seconds")
-    actions: list[tuple[int, Seconds, Seconds]] = Field(
+    actions: list[tuple[Class, Seconds, Seconds]] = Field(
         description="[class, start, end] of every activity, in any order: classes are whole numbers, times are seconds "
         "from the video's start; activities may overlap"
     )
-    first_class: Annotated[int, Field(ge=0)] | None = Field(
+    first_class: Annotated[Class, Field(ge=0)] | None = Field(
         default=None, description="number of the first class in `actions`, where it is not the dataset's own (0, or 1)"
     )
 
@@ -186,7 +196,7 @@ def _read_json(path: Path, first_class: int) -> list[Video]:
         return dict(pairs)
 
     try:
-        table = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
+        table = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a JSON file ({reason}); give --data.annotations the dataset's JSON") from None

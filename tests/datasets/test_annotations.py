@@ -30,6 +30,12 @@ def test_json_form(tmp_path):
     assert read.subset("testing")[0].duration == 5.0
 
 
+def test_json_as_other_programs_write_it(tmp_path):
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps({"AAA": VIDEO | {"actions": [[3.0, 1, 2.5]]}}), encoding="utf-8-sig")
+    assert load_annotations(path, num_classes=4).videos[0].actions == (Action(3, 1.0, 2.5),)
+
+
 def test_official_csvs_equal_json(tmp_path):
     folder = tmp_path / "official"
     write_csv(folder, "Charades_v1_train.csv", ("AAA", "c003 1.00 2.50", 10.0))
@@ -64,6 +70,11 @@ def test_oddities_are_counted_and_kept(tmp_path):
         ({"AAA": VIDEO | {"actions": [[157, 0, 1]]}}, r"video AAA: class 157 is outside 0\.\.156"),
         ({"AAA": VIDEO | {"actions": [[-1, 0, 1]]}}, r"video AAA: class -1 is outside"),
         ({"AAA": VIDEO | {"actions": [["c1", 0, 1]]}}, r"video AAA: actions\.0\.0"),
+        ({"AAA": VIDEO | {"actions": [[True, 0, 1]]}}, r"video AAA: actions\.0\.0"),
+        ({"AAA": VIDEO | {"actions": [["1", 0, 1]]}}, r"video AAA: actions\.0\.0"),
+        ({"AAA": VIDEO | {"actions": [[1, 0, True]]}}, r"video AAA: actions\.0\.2"),
+        ({"AAA": VIDEO | {"first_class": True}}, "video AAA: first_class"),
+        ({"AAA": VIDEO | {"duration": True}}, "video AAA: duration"),
         ({"AAA": VIDEO | {"actions": [[1, 0]]}}, r"video AAA: actions\.0"),
         ({"AAA": VIDEO | {"subset": "validation"}}, "video AAA: subset: .*'training' or 'testing'"),
         ({"AAA": VIDEO | {"duration": 0}}, "video AAA: duration: .*greater than 0"),
