@@ -56,6 +56,7 @@ def predict_all(command: Command, options: argparse.Namespace) -> None:
     names = output_names(options.videos)
     device = start(command)
     nets = choose_networks(options, device)
+    choose_windows(options, nets.config.eval)  # a mistake there ends it before the first video
     classes = choose_names(options, nets.config)
     folder = writable(options.output, "--output")
     failed = 0
@@ -102,13 +103,13 @@ def fine_checkpoint(options: argparse.Namespace, config: Config) -> Path:
         return options.fine_checkpoint
     if config.coarse.fine_source == "network":  # the checkpoint holds both streams
         return options.checkpoint
-    beside = options.checkpoint.resolve().parents[2] / "fine" / "checkpoints" / "best.pt"
-    for path in (config.features_checkpoint, beside):
+    beside = options.checkpoint.resolve().parent.parent.parent / "fine" / "checkpoints" / "best.pt"
+    for path in (beside, config.features_checkpoint):  # the run may have been moved since
         if path.is_file():
             return path
     raise InputError(
-        f"{options.checkpoint}: a Coarse stream needs its Fine stream's checkpoint, which is not at "
-        f"{config.features_checkpoint} nor {beside}; name it with --fine_checkpoint"
+        f"{options.checkpoint}: a Coarse stream needs its Fine stream's checkpoint, which is neither {beside} nor "
+        f"{config.features_checkpoint}; name it with --fine_checkpoint"
     )
 
 
@@ -131,11 +132,11 @@ def predict_video(
 ) -> str | None:
     """Writes the three files of a video, all or none; returns what is wrong with it where something is."""
     config = nets.config
+    window, overlap = choose_windows(options, config.eval)
     print(f"{video}:")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".predict-") as scratch:
         clip = ClipFile(Path(scratch, "clip"), input_size(config))
         n, problem = read_video(video, clip, stride=config.data.stride, fps=options.fps)
-        window, overlap = choose_windows(options, config.eval)
         predicted = predict(
             nets, clip, n, Path(scratch, "features"), window=window, overlap=overlap, progress=progress
         )
@@ -185,6 +186,8 @@ def choose_windows(options: argparse.Namespace, run: Eval) -> tuple[int, int]:
     """Clip frames of a window and of an overlap: as asked for, else as the run was evaluated, else ours."""
     window = options.window or run.window or LONGEST
     if options.overlap is not None:
+        if options.overlap >= window:
+            raise InputError(f"--overlap {options.overlap}: must be less than the window of {window} clip frames")
         return window, options.overlap
     return window, run.common_frames if window == run.window else window // 4
 
@@ -287,10 +290,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--class_names", metavar="FILE", help="text file, a class a line (the run's data.class_names)")
     add("--strict", action="store_true", help="exit status 1 also where a video is damaged but could be predicted")
     add("-gpu", metavar="N|cpu", type=_gpu, help="device; the first GPU where there is one")
-    options = parser.parse_args(argv)
-    if options.overlap is not None and options.overlap >= (options.window or 0):
-        parser.error(f"--overlap {options.overlap}: goes with a larger --window")
-    return options
+    return parser.parse_args(argv)
 
 
 def _gpu(text: str) -> tuple[int, ...]:

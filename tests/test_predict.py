@@ -288,7 +288,6 @@ def test_two_videos_of_one_name(run, video, tmp_path):
     [
         (["--threshold", "2"], "--threshold: '2' is not from 0 to 1"),
         (["--top", "0"], "--top: '0' is not a whole number from 1"),
-        (["--overlap", "9", "--window", "8"], "--overlap"),
         (["--fps", "nan"], "--fps"),
         (["--fps", "1e6"], "--fps: '1e6' is not more than 0 and at most 1000"),
         (["-gpu", "x"], "-gpu"),
@@ -297,6 +296,11 @@ def test_two_videos_of_one_name(run, video, tmp_path):
 )
 def test_wrong_options(run, video, options, named):
     assert named in one_line(run(video, *options), status=2)
+
+
+@pytest.mark.parametrize("options", [("--overlap", 8, "--window", 8), ("--overlap", 256)])
+def test_windows_that_do_not_advance(run, video, options):
+    assert "must be less than the window" in one_line(run(video, *options))
 
 
 def test_an_unwritable_folder(run, video, tmp_path):

@@ -146,8 +146,10 @@ def _grids_of(net: nn.Module) -> Iterator[list[list[float]]]:
         grids.append((output[1][0] * (args[0].shape[2] - 1)).tolist())
 
     handle = pool.register_forward_hook(remember)
-    yield grids
-    handle.remove()
+    try:
+        yield grids
+    finally:
+        handle.remove()
 
 
 def _batch(clip: ClipFile, window: Window, columns: int = 0) -> Batch:
