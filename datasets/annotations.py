@@ -69,6 +69,23 @@ class VideoEntry(BaseModel):
 
 
 _ENTRY = TypeAdapter(VideoEntry)
+_EXPECTED = {
+    "subset": '"training" or "testing"',
+    "duration": "seconds above 0",
+    "actions": "a list of [class, start, end]",
+    "first_class": "the number of the first class, 0 or more",
+}
+
+
+class Options(NamedTuple):
+    """What a command calls its options, for the remedies; empty where it lacks one."""
+
+    annotations: str = "--data.annotations"
+    num_classes: str = "--data.num_classes"
+    class_names: str = "--data.class_names"
+
+
+STAGES = Options()
 
 
 @dataclass(frozen=True)
@@ -110,7 +127,12 @@ class Annotations:
 
 
 def load_annotations(
-    path: str | Path, *, num_classes: int, first_class: int = 0, expected: dict[str, int] | None = None
+    path: str | Path,
+    *,
+    num_classes: int,
+    first_class: int = 0,
+    expected: dict[str, int] | None = None,
+    options: Options = STAGES,
 ) -> Annotations:
     """Read and validate a dataset's annotations.
 
@@ -119,16 +141,17 @@ def load_annotations(
         num_classes: Number of classes; a class outside the range is an error.
         first_class: The number that the file gives to the first class (0 in Charades, 1 in multithumos.json).
         expected: Videos per subset of the full dataset, mentioned in the report where the file has others.
+        options: Names of the command's options, for errors.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(
-            f"{path}: no such annotations; give --data.annotations a JSON file or a folder with {_both_files()}"
+            f"{path}: no such annotations; give {options.annotations} a JSON file or a folder with {_both_files()}"
         )
-    videos = _read_official(path) if path.is_dir() else _read_json(path, first_class)
+    videos = _read_official(path, options) if path.is_dir() else _read_json(path, first_class, options)
     if not videos:
-        raise InputError(f"{path}: no videos in it; give --data.annotations the dataset's annotations")
-    videos = tuple(_checked(path, video, num_classes, first_class) for video in videos)
+        raise InputError(f"{path}: no videos in it; give {options.annotations} the dataset's annotations")
+    videos = tuple(_checked(path, video, num_classes, first_class, options) for video in videos)
     return Annotations(
         path=path,
         videos=videos,
@@ -186,8 +209,8 @@ def _without_numbers(path: str | Path, lines: list[str]) -> list[str]:
     return [match[2] for match in numbered]
 
 
-def _read_json(path: Path, first_class: int) -> list[Video]:
-    """The JSON form; json alone would silently keep the last of two videos of one id."""
+def read_table(path: Path, options: Options = STAGES) -> dict[str, object]:
+    """{id: record} of the JSON form, records as they are; json alone would silently keep the last of one id's two."""
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
@@ -199,35 +222,70 @@ def _read_json(path: Path, first_class: int) -> list[Video]:
         table = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path}: not a JSON file ({reason}); give --data.annotations the dataset's JSON") from None
+        raise InputError(f"{path}: not a JSON file ({reason}); give {options.annotations} the dataset's JSON") from None
     if not isinstance(table, dict):
         raise InputError(f"{path}: expected an object from video ids to annotations, not a {type(table).__name__}")
-    return [_from_entry(path, video, entry, first_class) for video, entry in table.items()]
+    return table
 
 
-def _from_entry(path: Path, video: str, entry: object, first_class: int) -> Video:
+def _read_json(path: Path, first_class: int, options: Options) -> list[Video]:
+    """The videos of the JSON form, classes counted from `first_class`."""
+    table = read_table(path, options)
+    for video in table:
+        _check_id(path, video)
+    return [_from_entry(path, video, entry, first_class, options) for video, entry in table.items()]
+
+
+def _from_entry(path: Path, video: str, record: object, first_class: int, options: Options) -> Video:
     """A video's record, its classes counted from `first_class`."""
     try:
-        entry = _ENTRY.validate_python(entry)
+        entry = _ENTRY.validate_python(record)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "its record"
-        given = repr(first["input"])
-        given = given if len(given) <= 60 else given[:57] + "..."
-        raise InputError(f"{path}: video {video}: {where}: {first['msg']} (given: {given})") from None
+        missing = first["type"] == "missing"
+        mistake = _mistake(record, first["loc"], missing=missing, first_class=first_class, options=options)
+        raise InputError(f"{path}: video {video}: {mistake}") from None
     shift = 0 if entry.first_class is None else first_class - entry.first_class
     actions = tuple(Action(label + shift, start, end) for label, start, end in entry.actions)
     return Video(video, entry.subset, entry.duration, actions)
 
 
-def _read_official(folder: Path) -> list[Video]:
+def _mistake(record: object, place: tuple[str | int, ...], *, missing: bool, first_class: int, options: Options) -> str:
+    """What is wrong at a place in a record: what is expected there, and what there is."""
+    if not isinstance(record, dict):
+        return f'expected {{"subset": ..., "duration": ..., "actions": [...]}}, got {_shown(record)}'
+    key, *within = place
+    if not within or not isinstance(record[key], list):
+        return f"{key}: expected {_EXPECTED[key]}, got {'nothing' if missing else _shown(record[key])}"
+    number, *part = within
+    action, where = record[key][number], f"{key}[{number}]"
+    if not part or not isinstance(action, list) or len(action) != len(Action._fields):
+        return f"{where}: expected [class, start, end], got {_shown(action)}"
+    given = _shown(action[part[0]])
+    if part != [0]:
+        return f"{where}: {Action._fields[part[0]]} {given}: times are seconds"
+    names = f"; names go into {options.class_names}" if isinstance(action[0], str) and options.class_names else ""
+    first = record["first_class"] if isinstance(record.get("first_class"), int) else first_class
+    return f"{where}: class {given}: classes are whole numbers from {first}{names}"
+
+
+def _shown(value: object) -> str:
+    """As in the file, in a line, not too long."""
+    text = " ".join(json.dumps(value, ensure_ascii=False).split())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _read_official(folder: Path, options: Options) -> list[Video]:
     """The official form: one CSV per subset."""
     videos: dict[str, Video] = {}
     for subset, name in OFFICIAL_FILES.items():
         file = folder / name
         if not file.is_file():
-            raise InputError(f"{file}: no such file; --data.annotations takes a JSON or a folder with {_both_files()}")
+            raise InputError(
+                f"{file}: no such file; {options.annotations} takes a JSON or a folder with {_both_files()}"
+            )
         for video, (actions, length) in read_ground_truth(file).items():
+            _check_id(file, video)
             if video in videos:
                 raise InputError(f"{file}: video {video} is in {OFFICIAL_FILES['training']} too; remove it from one")
             videos[video] = Video(video, subset, float(length), tuple(Action(*action) for action in actions))
@@ -238,21 +296,24 @@ def _both_files() -> str:
     return " and ".join(OFFICIAL_FILES.values())
 
 
-def _checked(path: Path, video: Video, num_classes: int, first_class: int) -> Video:
-    """The video with classes from 0, or an error where an id, a duration or a class cannot be right."""
-    if not video.id or video.id.startswith(".") or Path(video.id).name != video.id or video.id.split() != [video.id]:
+def _check_id(path: Path, video: str) -> None:
+    if not video or video.startswith(".") or Path(video).name != video or video.split() != [video]:
         raise InputError(
-            f"{path}: video {video.id!r}: an id names a folder, files and lines of a submission; "
+            f"{path}: video {video!r}: an id names a folder, files and lines of a submission; "
             "it must be a plain file name without spaces"
         )
+
+
+def _checked(path: Path, video: Video, num_classes: int, first_class: int, options: Options) -> Video:
+    """The video with classes from 0, or an error where a duration or a class cannot be right."""
     if not video.duration > 0:
         raise InputError(f"{path}: video {video.id}: its duration is {video.duration:g} s; it must be positive")
     last = first_class + num_classes - 1
+    remedy = f"correct it or set {options.num_classes} (now {num_classes})" if options.num_classes else "correct it"
     for action in video.actions:
         if not first_class <= action.label <= last:
             raise InputError(
-                f"{path}: video {video.id}: class {action.label} is outside {first_class}..{last}; "
-                f"correct it or set --data.num_classes (now {num_classes})"
+                f"{path}: video {video.id}: class {action.label} is outside {first_class}..{last}; {remedy}"
             )
     if first_class == 0:
         return video

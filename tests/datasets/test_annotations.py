@@ -1,6 +1,8 @@
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from datasets import KINDS, charades, multithumos
 from datasets.annotations import Action, load_annotations, read_class_names
@@ -69,19 +71,29 @@ def test_oddities_are_counted_and_kept(tmp_path):
     [
         ({"AAA": VIDEO | {"actions": [[157, 0, 1]]}}, r"video AAA: class 157 is outside 0\.\.156"),
         ({"AAA": VIDEO | {"actions": [[-1, 0, 1]]}}, r"video AAA: class -1 is outside"),
-        ({"AAA": VIDEO | {"actions": [["c1", 0, 1]]}}, r"video AAA: actions\.0\.0"),
-        ({"AAA": VIDEO | {"actions": [[True, 0, 1]]}}, r"video AAA: actions\.0\.0"),
-        ({"AAA": VIDEO | {"actions": [["1", 0, 1]]}}, r"video AAA: actions\.0\.0"),
-        ({"AAA": VIDEO | {"actions": [[1, 0, True]]}}, r"video AAA: actions\.0\.2"),
-        ({"AAA": VIDEO | {"first_class": True}}, "video AAA: first_class"),
-        ({"AAA": VIDEO | {"duration": True}}, "video AAA: duration"),
-        ({"AAA": VIDEO | {"actions": [[1, 0]]}}, r"video AAA: actions\.0"),
-        ({"AAA": VIDEO | {"subset": "validation"}}, "video AAA: subset: .*'training' or 'testing'"),
-        ({"AAA": VIDEO | {"duration": 0}}, "video AAA: duration: .*greater than 0"),
-        ({"AAA": VIDEO | {"duration": float("nan")}}, "video AAA: duration"),
-        ({"AAA": {"subset": "training"}}, "video AAA: duration: Field required"),
-        ({"AAA": 3}, "video AAA"),
+        ({"AAA": VIDEO | {"actions": [["c\n1", 0, 1]]}}, r"actions\[0\]: class .c.n1.: classes are whole"),
+        ({"AAA": VIDEO | {"actions": [["run", 0, 1]]}}, r"class \"run\": .*; names go into --data\.class_names$"),
+        ({"AAA": VIDEO | {"actions": [["1", 0, 1]]}}, r'actions\[0\]: class "1": classes are whole numbers'),
+        ({"AAA": VIDEO | {"actions": [[True, 0, 1]]}}, r"actions\[0\]: class true: classes are whole numbers from 0$"),
+        ({"AAA": VIDEO | {"actions": [["x", 0, 1]], "first_class": 1}}, "classes are whole numbers from 1;"),
+        ({"AAA": VIDEO | {"actions": [[1, 0, 1], [1.5, 0, 1]]}}, r"actions\[1\]: class 1\.5: classes are"),
+        ({"AAA": VIDEO | {"actions": [[1, 0, True]]}}, r"actions\[0\]: end true: times are seconds"),
+        ({"AAA": VIDEO | {"actions": [[1, float("inf"), 2]]}}, r"actions\[0\]: start Infinity: times are seconds"),
+        ({"AAA": VIDEO | {"actions": [[1, 0]]}}, r"A: actions\[0\]: expected \[class, start, end\], got \[1, 0\]$"),
+        ({"AAA": VIDEO | {"actions": [["a" * 99]]}}, r"actions\[0\]: expected .*, got \[\"a{55}\.\.\.$"),
+        ({"AAA": VIDEO | {"actions": [{"class": 1}]}}, r'actions\[0\]: expected .*, got {"class": 1}$'),
+        ({"AAA": VIDEO | {"actions": [[0, 0, 1, 2]]}}, r"actions\[0\]: expected .*, got \[0, 0, 1, 2\]"),
+        ({"AAA": VIDEO | {"actions": 1}}, r"video AAA: actions: expected a list of \[class, start, end\], got 1$"),
+        ({"AAA": VIDEO | {"subset": "validation"}}, 'subset: expected "training" or "testing", got "validation"$'),
+        ({"AAA": VIDEO | {"duration": 0}}, "video AAA: duration: expected seconds above 0, got 0$"),
+        ({"AAA": VIDEO | {"duration": True}}, "video AAA: duration: expected seconds above 0, got true$"),
+        ({"AAA": VIDEO | {"duration": float("nan")}}, "video AAA: duration: expected seconds above 0, got NaN$"),
+        ({"AAA": VIDEO | {"first_class": True}}, "video AAA: first_class: expected the number of the first class"),
+        ({"AAA": {"subset": "training"}}, "video AAA: duration: expected seconds above 0, got nothing$"),
+        ({"AAA": 3}, 'video AAA: expected {"subset": ..., "duration": ..., "actions": .*}, got 3$'),
+        ({"AAA": None}, "video AAA: expected .*, got null$"),
         ({"../AAA": VIDEO}, "plain file name"),
+        ({"A\nA": 3}, "plain file name"),
         ({}, "no videos"),
         ([1, 2], "not a list"),
         ('{"AAA": 1, "AAA": 2}', "'AAA' occurs twice"),
@@ -93,6 +105,26 @@ def test_errors_are_one_line_naming_file_and_video(tmp_path, text, message):
         charades.load(write_json(tmp_path, text))
     assert "annotations.json" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda values: st.lists(values, max_size=4) | st.dictionaries(st.text(max_size=3), values, max_size=2),
+    max_leaves=8,
+)
+ENTRY = {"subset": JSON, "duration": JSON, "actions": JSON | st.lists(st.lists(JSON, max_size=4)), "first_class": JSON}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(entry=JSON | st.fixed_dictionaries({}, optional={key: st.just(VIDEO.get(key)) | v for key, v in ENTRY.items()}))
+def test_whatever_the_entry_it_is_read_or_refused_in_a_line(tmp_path, entry):
+    try:
+        (video,) = load_annotations(write_json(tmp_path, {"AAA": entry}), num_classes=4).videos
+    except InputError as error:
+        (line,) = str(error).splitlines()
+    else:
+        line = f"annotations.json: video {video.id}: "
+    assert "annotations.json: video AAA: " in line
 
 
 def test_errors_of_the_official_form(tmp_path):
