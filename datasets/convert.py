@@ -25,7 +25,7 @@ def read_multithumos(folder: Path) -> tuple[dict[str, list[Action]], list[str]]:
     """
     if not (folder / CLASS_LIST).is_file():
         raise InputError(
-            f"{folder / CLASS_LIST}: no such file; give the folder of MultiTHUMOS' text files, or its JSON"
+            f"{folder / CLASS_LIST}: no such file; give --annotations MultiTHUMOS' folder of text files, or its JSON"
         )
     names = read_class_names(folder / CLASS_LIST)
     files = folder / "annotations" if (folder / "annotations").is_dir() else folder

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from datasets import charades, convert, multithumos
-from datasets.annotations import Video
+from datasets.annotations import Options, Video, load_annotations
 from datasets.extraction import annotated_only, extract, find_videos, some
 from datasets.frame_folders import Cancelled, Record, Settings, count_files
 from datasets.video import FPS, SIZE
@@ -30,6 +30,7 @@ from eval.errors import InputError
 
 QUALITY = 85
 KINDS = ("charades", "multithumos", "videos")
+OFFICIAL = Options(annotations="--annotations", num_classes="", class_names="")
 
 
 # --- annotations ------------------------------------------------------------------------------------------------------
@@ -39,7 +40,7 @@ class CharadesAnnotations:
     """Charades: durations and classes are in the official files."""
 
     def __init__(self, path: Path) -> None:
-        self.videos = list(charades.load(path).videos)
+        self.videos = list(load_annotations(path, num_classes=charades.NUM_CLASSES, options=OFFICIAL).videos)
         self.ids = [video.id for video in self.videos]
 
     def write(self, json: Path, args: argparse.Namespace) -> None:
@@ -57,7 +58,8 @@ class MultithumosAnnotations:
             self.intervals, self.names = convert.read_multithumos(path)
             self.ids = list(self.intervals)
         else:
-            self.videos = list(multithumos.load(path).videos)
+            classes = {"num_classes": multithumos.NUM_CLASSES, "first_class": multithumos.FIRST_CLASS}
+            self.videos = list(load_annotations(path, **classes, options=OFFICIAL).videos)
             self.ids = [video.id for video in self.videos]
 
     def write(self, json: Path, args: argparse.Namespace) -> None:

@@ -306,7 +306,7 @@ def text_files(tmp_path: Path, *, without: str = "", line: str = "video_test_000
 
 
 MULTITHUMOS = {
-    "no class list": ({"without": "class_list.txt"}, "class_list.txt: no such file"),
+    "no class list": ({"without": "class_list.txt"}, "class_list.txt: no such file; give --annotations"),
     "no file of a class": ({"without": "annotations/Class9.txt"}, "Class9.txt: no such file, but class_list.txt names"),
     "two fields": ({"line": "video_test_0000004 1"}, "line 1: 'video_test_0000004 1' is not of the form"),
     "no number": ({"line": "video_test_0000004 1 two"}, "is not of the form `video start end`"),
@@ -338,7 +338,11 @@ BAD = {
     "a file for a folder": (["videos", "--videos", "v.mp4", "--frames", "m.json"], 1, "File exists"),
     "JSON over a folder": (["videos", "--videos", "v.mp4", "--frames", "new", "--json", "none"], 1, "none: a folder"),
     "JSON over its source": (["multithumos", "--annotations", "m.json", "--json", "m.json"], 1, "would replace"),
-    "no annotations": (["charades", "--annotations", "gone", "--json", "new.json"], 1, "gone: no such annotations"),
+    "no annotations": (["charades", "--annotations", "gone", "--json", "new.json"], 1, "annotations; give --annotations"),
+    "no JSON": (["multithumos", "--annotations", "v.mp4", "--json", "new.json"], 1, "; give --annotations the"),
+    "no CSV": (["charades", "--annotations", "none", "--json", "new.json"], 1, "no such file; --annotations"),
+    "no classes": (["charades", "--annotations", "c.json", "--json", "new.json"], 1, "outside 0..156; correct it\n"),
+    "class names": (["charades", "--annotations", "run.json", "--json", "new.json"], 1, "whole numbers from 0\n"),
     "no videos given": (["videos", "--frames", "new"], 2, "give --videos and --frames"),
     "no frames given": (["charades", "--videos", "v.mp4"], 2, "--videos needs --frames"),
     "no source of JSON": (["charades", "--json", "new.json"], 2, "--json needs --annotations"),
@@ -363,6 +367,9 @@ def test_bad_input_is_refused_in_one_line(tmp_path, capsys, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "none").mkdir()
     (tmp_path / "m.json").write_text(json.dumps(THUMOS))
+    for name, label in (("c", 157), ("run", "run")):
+        video = {"subset": "training", "duration": 1, "actions": [[label, 0, 1]]}
+        (tmp_path / f"{name}.json").write_text(json.dumps({"v": video}))
     write_video(tmp_path / "v.mp4", 2)
     (tmp_path / "my video.mp4").touch()
     before = contents(tmp_path)
@@ -371,5 +378,6 @@ def test_bad_input_is_refused_in_one_line(tmp_path, capsys, monkeypatch, case):
     said = capsys.readouterr().err
     assert reason in said
     assert said.count("\n") == 1
+    assert "--data." not in said
     assert contents(tmp_path) == before
     assert not (tmp_path / "new").exists()
