@@ -29,6 +29,7 @@ from engine.signals import Stopped, requested, stop_requests
 from eval.errors import InputError
 
 QUALITY = 85
+SMALLEST = 32  # pixels: below, there is nothing to see
 KINDS = ("charades", "multithumos", "videos")
 OFFICIAL = Options(annotations="--annotations", num_classes="", class_names="")
 
@@ -144,8 +145,8 @@ def wrong(args: argparse.Namespace) -> str | None:
     """What is wrong with the options, None if nothing."""
     if not (math.isfinite(args.fps) and 0.01 <= args.fps <= 1000):
         return f"--fps {args.fps:g}: from 0.01 to 1000"
-    if args.size < 0:
-        return f"--size {args.size}: a number of pixels, or 0 for the video's own"
+    if args.size != 0 and args.size < SMALLEST:
+        return f"--size {args.size}: at least {SMALLEST} pixels, or 0 for the video's own"
     if not 1 <= args.quality <= 95:
         return f"--quality {args.quality}: 1 to 95"
     if args.workers < 1:

@@ -349,7 +349,8 @@ BAD = {
     "official own videos": (["videos", "--videos", "v.mp4", "--frames", "new", "--annotations", "m.json"], 2, "own"),
     "nothing": (["charades"], 2, "nothing to do"),
     "rate": (["videos", "--videos", "v.mp4", "--frames", "new", "--fps", "0"], 2, "--fps 0: from 0.01 to 1000"),
-    "size": (["videos", "--videos", "v.mp4", "--frames", "new", "--size", "-1"], 2, "--size -1"),
+    "size": (["videos", "--videos", "v.mp4", "--frames", "new", "--size", "-1"], 2, "--size -1: at least 32"),
+    "too small": (["videos", "--videos", "v.mp4", "--frames", "new", "--size", "31"], 2, "--size 31: at least 32"),
     "quality": (["videos", "--videos", "v.mp4", "--frames", "new", "--quality", "100"], 2, "--quality 100: 1 to 95"),
     "workers": (["videos", "--videos", "v.mp4", "--frames", "new", "--workers", "0"], 2, "--workers 0: at least 1"),
 }  # fmt: skip
