@@ -22,7 +22,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from configs.schema import Config
+from configs.schema import Config, Model
 from datasets import KINDS
 from datasets.demo import SUMMARY
 from eval import charades_localize
@@ -146,6 +146,12 @@ def read_groups(config: Config) -> dict[str, list[int]]:
     return {"context": context, "others": [c for c in range(config.data.num_classes) if c not in context]}
 
 
+def describe(model: Model) -> str:
+    """Pooling, fusion, and with it the weights that align the streams."""
+    weights = f"gaussian {model.gaussian_scale:g}" if model.alignment == "gaussian" else model.alignment
+    return f"{model.pool}, {model.fusion}" + (f", {weights}" if model.fusion != "none" else "")
+
+
 def cost(config: Config) -> tuple[int, int]:
     """Multiply-adds of one evaluated video, and parameters, of all that the variant needs."""
     frames = config.data.fine_frames
@@ -162,12 +168,12 @@ def rows(
     scored = score(variants, truth)
     base = scored.get(REFERENCE)
     for variant, configs in variants.items():
-        model, everything = configs[0].model, range(configs[0].data.num_classes)
+        everything = range(configs[0].data.num_classes)
         seeds = scored[variant]
         multiply_adds, parameters = cost(configs[0])
         yield Row(
             variant=variant,
-            network=f"{model.pool}, {model.fusion}" + (f", {model.alignment}" if model.fusion != "none" else ""),
+            network=describe(configs[0].model),
             multiply_adds=multiply_adds,
             parameters=parameters,
             by_seed=[seed.mean(everything)[0] for seed in seeds],
@@ -224,8 +230,8 @@ def markdown(table: Sequence[Row], about: Mapping[str, Any]) -> Iterator[str]:
     yield f"    {about['command']}"
     yield ""
     yield (
-        f"mAP in %, rule official, {about['test_videos']} test videos; {len(seeds)} seeds; 95% intervals; "
-        f"chance {about['chance']:.1f}; {about['cpu_seconds'] / 60:.0f} minutes of CPU time in all"
+        f"mAP in %, rule official, {about['test_videos']} test videos; seeds {', '.join(map(str, seeds))}; "
+        f"95% intervals; chance {about['chance']:.1f}; {about['cpu_seconds'] / 60:.0f} minutes of CPU time in all"
     )
     yield ""
     yield from _lines(

@@ -247,8 +247,9 @@ def test_files(results, tmp_path):
     assert contents["chance"] < 10
     markdown = (tmp_path / "new.v1.md").read_text()
     assert "python -m tools.ablate here" in markdown
+    assert "| X3D | none, none |" in markdown
     assert "3 minutes of CPU time" in markdown
-    assert "| Coarse-Fine | grid, multistage, gaussian |" in markdown
+    assert "| Coarse-Fine | grid, multistage, gaussian 0.125 |" in markdown
     assert len((tmp_path / "new.v1.csv").read_text().splitlines()) == 1 + 2 * 3
     assert (tmp_path / "new.v1.png").read_bytes().startswith(b"\x89PNG")
 
