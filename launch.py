@@ -16,7 +16,7 @@ from engine import distributed
 from engine.checkpoint import CheckpointError as RunError
 from engine.loop import NonFiniteLossError
 from engine.signals import Stopped, left_at_once
-from eval.errors import InputError
+from eval.errors import InputError, one_line
 from models import CheckpointError
 
 FIRST_WORD_SECONDS = 2.0
@@ -44,9 +44,7 @@ def run_script(script: str, command: Command, argv: Sequence[str] | None, work: 
             with left_at_once():
                 work(command)
     except USER_ERRORS as error:
-        named = isinstance(error, OSError) and error.filename and error.strerror
-        text = f"{error.filename}: {error.strerror}" if named else str(error)
-        end(f"{prog}: error: {' '.join(text.split())}", 1)
+        end(f"{prog}: error: {one_line(error)}", 1)
     except Stopped as stopped:
         end(f"{prog}: {stopped}", stopped.status)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The error that a user can mend."""
+"""The error that a user can mend, and how any error is said in one line."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,10 @@ class InputError(ValueError):
 
     Scripts print it to stderr and exit with status 1; it never means a fault of the program.
     """
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line; an error of the system with the file that it is about."""
+    named = isinstance(error, OSError) and error.filename and error.strerror
+    text = f"{error.filename}: {error.strerror}" if named else str(error)
+    return " ".join(text.split())

@@ -24,7 +24,7 @@ from configs.files import ConfigError
 from configs.schema import Config
 from engine.log import progress, say
 from engine.signals import Stopped, left_at_once
-from eval.errors import InputError
+from eval.errors import InputError, one_line
 from tools import ablate_table as table
 from tools.ablate_jobs import PROJECT, Job, Seconds, run
 from tools.compare_output import check_outputs
@@ -109,9 +109,7 @@ def main(argv: list[str] | None = None) -> int:
         with left_at_once():
             ablate(args, shlex.join(["python", "-m", "tools.ablate", *typed]))
     except (InputError, ConfigError, OSError) as error:
-        named = isinstance(error, OSError) and error.filename and error.strerror
-        text = f"{error.filename}: {error.strerror}" if named else str(error)
-        print(f"ablate: error: {' '.join(text.split())}", file=sys.stderr)
+        print(f"ablate: error: {one_line(error)}", file=sys.stderr)
         return 1
     except Stopped as stopped:
         print(f"ablate: {stopped}", file=sys.stderr)

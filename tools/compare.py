@@ -21,7 +21,7 @@ from datasets.charades import CLASS_FILE
 from datasets.charades import class_names as names_beside
 from eval.bootstrap import LEVEL
 from eval.charades_localize import Truth, read_ground_truth
-from eval.errors import InputError
+from eval.errors import InputError, one_line
 from tools import compare_figure, compare_output
 from tools.compare_rules import Frames, Reader, score_all
 
@@ -93,9 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         compare(_parse(argv))
     except (InputError, OSError) as error:
-        named = isinstance(error, OSError) and error.filename and error.strerror
-        text = f"{error.filename}: {error.strerror}" if named else str(error)
-        print(f"compare: error: {' '.join(text.split())}", file=sys.stderr)
+        print(f"compare: error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("compare: interrupted", file=sys.stderr)

@@ -22,7 +22,7 @@ from typing import Any
 from assemble import input_size
 from configs.cli import parse
 from configs.schema import Config
-from eval.errors import InputError
+from eval.errors import InputError, one_line
 from models.x3d import VARIANTS
 from tools.compare_output import written_whole
 from tools.complexity_count import Count, count_coarse, count_fine, sides
@@ -177,6 +177,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if given.json and (given.json.is_dir() or not given.json.absolute().parent.is_dir()):
             raise InputError(f"{given.json}: --json takes a file in a folder that exists")
+        if given.json and given.json.suffix != ".json":
+            raise InputError(f"{given.json}: --json takes a name that ends in .json")
         settings, published = count_settings(config), Config()
         print("\n".join(table(config, settings)), flush=True)
         rows = compare(published)
@@ -184,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if given.json:
             write(given.json, config, settings, rows)
     except (InputError, OSError) as error:
-        print(f"{PROG}: error: {error}", file=sys.stderr)
+        print(f"{PROG}: error: {one_line(error)}", file=sys.stderr)
         return 1
     return 0
 

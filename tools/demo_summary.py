@@ -25,7 +25,7 @@ from datasets.clips import find_videos, frame_labels, video_length
 from datasets.demo import ANNOTATIONS, GROUND_TRUTH, SUMMARY
 from datasets.demo_scene import FPS
 from eval import charades_localize
-from eval.errors import InputError
+from eval.errors import InputError, one_line
 from eval.per_frame import released_frames
 
 RULES = ("official", "released")
@@ -181,7 +181,7 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join([*table(rows, np.array(context)), "", *verdicts(*rows, np.array(context))]))
         draw(args.run, args.data, output, context)
     except (InputError, OSError) as error:
-        print(f"demo_summary: error: {error}", file=sys.stderr)
+        print(f"demo_summary: error: {one_line(error)}", file=sys.stderr)
         return 1
     print(f"picture: {output}")
     return 0

@@ -18,7 +18,7 @@ from configs.schema import Config
 from datasets import KINDS
 from datasets.annotations import read_class_names
 from eval.charades_localize import Truth, read_ground_truth
-from eval.errors import InputError
+from eval.errors import InputError, one_line
 from tools.compare_output import check_outputs, written_whole
 from tools.report_data import RunRecord, read_run
 from tools.report_page import page_values, render
@@ -87,6 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", metavar="FILE", type=Path, help="configuration of a run that was only evaluated")
     args = parser.parse_args(argv)
     output = args.output or args.run / "report.html"
+    if output.suffix != ".html":
+        parser.error(f"--output {output}: a name that ends in .html")
     try:
         if args.output:
             check_outputs([output])
@@ -94,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         with written_whole(output) as partial:
             partial.write_text(page, encoding="utf-8")
     except (InputError, OSError) as error:
-        print(f"report: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"report: error: {one_line(error)}", file=sys.stderr)
         return 1
     print(f"report: {output}")
     return 0

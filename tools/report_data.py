@@ -133,7 +133,7 @@ def read_stage(run: Path, key: str, given: Config | None) -> StageRecord:
         validation=[line for line in lines if line["event"] == "validation"],
         config=config,
         config_text=file.read_text(encoding="utf-8") if file.is_file() else "",
-        metrics=read_object(metrics) if metrics.is_file() else None,
+        metrics=read_metrics(metrics) if metrics.is_file() else None,
         scores=read_predictions(official, config and config.data.num_classes) if official.is_file() else None,
         every_frame=dense if dense.is_file() else None,
         chosen=read_chosen(grid) if grid.is_file() else {},
@@ -172,6 +172,20 @@ def parsed_line(text: str) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError):
         return None
     return line if known else None
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """A metrics.json, whose means are numbers or null."""
+    metrics = read_object(path)
+    wrong = [name for name, value in metrics.items() if "AP_" in name[:4] and not _is_mean(value)]
+    if wrong:
+        raise InputError(f"{path}: damaged ({wrong[0]}); evaluate again by --eval_only true")
+    return metrics
+
+
+def _is_mean(value: object) -> bool:
+    values = value if isinstance(value, list) else [value]
+    return all(v is None or isinstance(v, int | float) for v in values)
 
 
 def read_object(path: Path) -> dict[str, Any]:

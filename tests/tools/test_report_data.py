@@ -232,6 +232,7 @@ def test_writes_the_report_and_says_where(run, capsys):
         (lambda run: (run / "fine" / "metrics.jsonl").write_text("x\ny\n"), [], "metrics.jsonl:1"),
         (lambda run: (run / "fine" / "metrics.json").write_text("{"), [], "metrics.json: not a JSON file"),
         (lambda run: (run / "fine" / "metrics.json").write_text("[]"), [], "expected an object"),
+        (lambda run: (run / "fine" / "metrics.json").write_text('{"mAP_official": "x"}'), [], "damaged (mAP_official)"),
         (lambda run: (run / "coarse" / "predictions" / "grid.json").write_text('{"good": 3}'), [], "grid.json"),
         (lambda run: (run / "coarse" / "predictions" / "official.txt").write_text("good 1 x"), [], "official.txt:1"),
         (lambda run: (run / "coarse" / "config.yaml").write_text("data: {nonsense: 2}"), [], "nonsense"),
@@ -247,6 +248,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, capsys, spoil, options, n
     assert error.startswith("report: error: ")
     assert named in error
     assert not list(run.parent.rglob("*.html*"))
+
+
+def test_nothing_but_a_page_is_written_over(run, capsys):
+    metrics = run / "coarse" / "metrics.json"
+    before = metrics.read_bytes()
+    with pytest.raises(SystemExit):
+        main([str(run), "--output", str(metrics)])
+    assert metrics.read_bytes() == before
+    assert "ends in .html" in capsys.readouterr().err
 
 
 def test_a_stage_folder_names_the_run(run, capsys):
