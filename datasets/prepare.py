@@ -15,6 +15,7 @@ import argparse
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -173,10 +174,22 @@ def check_target(args: argparse.Namespace) -> None:
     """Raise, before hours of work, where the JSON could not be written, or would replace what it is made of."""
     if args.json is None:
         return
-    if args.json.is_dir():
-        raise InputError(f"{args.json}: a folder; give --json a file")
-    if args.annotations and args.json.exists() and args.json.samefile(args.annotations):
+    if os.path.exists(args.json) and not os.path.isfile(args.json):
+        kind = "a folder" if os.path.isdir(args.json) else "not a plain file"
+        raise InputError(f"{args.json}: {kind}; give --json a file")
+    if args.annotations and os.path.exists(args.json) and args.json.samefile(args.annotations):
         raise InputError(f"{args.json}: --json would replace --annotations; choose another file")
+
+
+def make_writable(folder: Path, option: str) -> None:
+    """Make a folder that is not there; raise, before hours of work, where no file can be written in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = "not a folder" if isinstance(error, FileExistsError) else error.strerror
+        raise InputError(f"{folder}: no file can be written there ({reason}); give {option} another place") from None
 
 
 def prepare(args: argparse.Namespace) -> list[str]:
@@ -185,11 +198,13 @@ def prepare(args: argparse.Namespace) -> list[str]:
     official = ANNOTATIONS[args.kind](args.annotations) if args.annotations else None
     if isinstance(official, MultithumosAnnotations) and args.json and official.videos is None and not args.frames:
         raise InputError(f"{args.annotations}: says no durations; --frames, the videos' frames, does")
-    failed, files = [], {}
+    failed, files = [], find_videos(args.videos or ())
+    if args.videos and official:
+        files = annotated_only(files, official.ids)
+    if args.json:
+        make_writable(args.json.parent, "--json")
     if args.videos:
-        files = find_videos(args.videos)
-        if official:
-            files = annotated_only(files, official.ids)
+        make_writable(args.frames, "--frames")
         settings = Settings(args.fps, args.size or None, args.quality)
         options = {"workers": args.workers, "keep_damaged": args.keep_damaged}
         outcome = extract(files, args.frames, settings, **options, progress=progress, stopped=requested)

@@ -16,7 +16,8 @@ from PIL import Image
 
 from datasets import charades, frame_folders, multithumos
 from datasets.annotations import load_annotations
-from datasets.frame_folders import RECORD, sole_writer
+from datasets.extraction import Outcome
+from datasets.frame_folders import RECORD, Record, sole_writer
 from datasets.frames import count_frames, frame_path
 from datasets.prepare import main
 from tests.datasets.video_files import corners, number_of, write_video
@@ -146,6 +147,17 @@ def test_a_full_disk_is_said_in_one_line(videos, tmp_path, capsys, at_the_fifth_
     assert prepare(videos, "--workers", "1") == 1
     assert capsys.readouterr().err == f"datasets.prepare: error: {written[4]}: No space left on device\n"
     assert os.listdir(tmp_path / "frames") == []
+
+
+def test_a_disk_that_the_json_fills_is_said_of_the_json(videos, tmp_path, capsys, monkeypatch):
+    def full(path: Path, text: str, encoding: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr("datasets.prepare.extract", lambda *args, **options: Outcome())
+    monkeypatch.setattr(Record, "read", lambda folder: Record("", 0, None, 1, 1.0, None))
+    assert prepare(videos, "--json", tmp_path / "own.json") == 1
+    assert capsys.readouterr().err == f"datasets.prepare: error: {tmp_path / 'own.json'}: No space left on device\n"
 
 
 def test_a_bad_video_does_not_stop_the_others(videos, tmp_path, capsys):
@@ -335,10 +347,31 @@ BAD = {
     "none annotated": (
         ["multithumos", "--videos", "v.mp4", "--frames", "new", "--annotations", "m.json"], 1, "none of the 1",
     ),
-    "a file for a folder": (["videos", "--videos", "v.mp4", "--frames", "m.json"], 1, "File exists"),
+    "a file for a folder": (
+        ["videos", "--videos", "v.mp4", "--frames", "m.json"], 1,
+        "m.json: no file can be written there (not a folder); give --frames another place",
+    ),
+    "below a file": (
+        ["videos", "--videos", "v.mp4", "--frames", "m.json/new"], 1,
+        "m.json/new: no file can be written there (Not a directory); give --frames another place",
+    ),
+    "where nothing can be": (
+        ["videos", "--videos", "v.mp4", "--frames", "/proc/new"], 1, "/proc/new: no file can be written there",
+    ),
+    "JSON below a file": (
+        ["videos", "--videos", "v.mp4", "--frames", "new", "--json", "m.json/new/own.json"], 1,
+        "m.json/new: no file can be written there (Not a directory); give --json another place",
+    ),
+    "JSON where nothing can be": (
+        ["videos", "--videos", "v.mp4", "--frames", "new", "--json", "/proc/new/own.json"], 1,
+        "/proc/new: no file can be written there",
+    ),
+    "JSON over a pipe": (
+        ["videos", "--videos", "v.mp4", "--frames", "new", "--json", "pipe"], 1, "not a plain file; give --json a file",
+    ),
     "JSON over a folder": (["videos", "--videos", "v.mp4", "--frames", "new", "--json", "none"], 1, "none: a folder"),
     "JSON over its source": (["multithumos", "--annotations", "m.json", "--json", "m.json"], 1, "would replace"),
-    "no annotations": (["charades", "--annotations", "gone", "--json", "new.json"], 1, "annotations; give --annotations"),
+    "no annotations": (["charades", "--annotations", "gone", "--json", "new.json"], 1, "; give --annotations"),
     "no JSON": (["multithumos", "--annotations", "v.mp4", "--json", "new.json"], 1, "; give --annotations the"),
     "no CSV": (["charades", "--annotations", "none", "--json", "new.json"], 1, "no such file; --annotations"),
     "no classes": (["charades", "--annotations", "c.json", "--json", "new.json"], 1, "outside 0..156; correct it\n"),
@@ -367,6 +400,7 @@ def exit_status(command: list[str]) -> int | str | None:
 def test_bad_input_is_refused_in_one_line(tmp_path, capsys, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "none").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "m.json").write_text(json.dumps(THUMOS))
     for name, label in (("c", 157), ("run", "run")):
         video = {"subset": "training", "duration": 1, "actions": [[label, 0, 1]]}
