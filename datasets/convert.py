@@ -82,8 +82,19 @@ def write_json(path: Path, videos: Iterable[Video], *, first_class: int | None =
     Args:
         first_class: Said in each entry: needed where a dataset's own JSON numbers its classes otherwise.
     """
-    lines = [f"{json.dumps(video.id)}: {json.dumps(_entry(video, first_class))}" for video in videos]
-    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+    write_text(path, "{\n" + _lines(videos, first_class) + "\n}\n")
+
+
+def add_json(path: Path, videos: Iterable[Video]) -> None:
+    """Add videos at the end of a valid JSON, or write a new one; what is there keeps every byte."""
+    text = path.read_bytes().decode("utf-8") if path.exists() else "{}"
+    before = text.rstrip().removesuffix("}").rstrip()
+    comma = "" if before.endswith("{") else ","
+    write_text(path, f"{before}{comma}\n{_lines(videos)}\n}}\n")
+
+
+def _lines(videos: Iterable[Video], first_class: int | None = None) -> str:
+    return ",\n".join(f"{json.dumps(video.id)}: {json.dumps(_entry(video, first_class))}" for video in videos)
 
 
 def _entry(video: Video, first_class: int | None) -> dict[str, object]:

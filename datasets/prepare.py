@@ -6,9 +6,9 @@
         --annotations multithumos --json data/multithumos.json
     python -m datasets.prepare videos --videos my_videos --frames data/own_rgb --json data/own.json
 
-`--videos` with `--frames` extracts frames; the same command continues what was interrupted. `--annotations` with
-`--json` converts; of a dataset's videos only annotated ones are extracted when both are given. `datasets.video` says
-which frames a video gives, `datasets.frame_folders` how they are written.
+`--videos` with `--frames` extracts frames; the same command continues what was interrupted, and adds new own videos to
+`--json`. `--annotations` with `--json` converts; of a dataset's videos only annotated ones are extracted when both are
+given. `datasets.video` says which frames a video gives, `datasets.frame_folders` how they are written.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from datasets import charades, convert, multithumos
-from datasets.annotations import Options, Video, load_annotations
+from datasets.annotations import Options, Video, load_annotations, read_table
 from datasets.extraction import annotated_only, extract, find_videos, some
 from datasets.frame_folders import Cancelled, Record, Settings, count_files
 from datasets.video import FPS, SIZE
@@ -33,6 +33,7 @@ QUALITY = 85
 SMALLEST = 32  # pixels: below, there is nothing to see
 KINDS = ("charades", "multithumos", "videos")
 OFFICIAL = Options(annotations="--annotations", num_classes="", class_names="")
+OWN = Options(annotations="--json")
 
 
 # --- annotations ------------------------------------------------------------------------------------------------------
@@ -94,17 +95,19 @@ def frames_duration(root: Path, fps: float, video: str) -> float | None:
 
 
 def write_template(json: Path, root: Path, ids: Iterable[str], *, complete: bool) -> None:
-    """The JSON of own videos, with their durations and nothing else known; once, since it is then filled in."""
-    if json.exists():
-        print(f"{json}: already there, left as it is")
-        return
+    """The JSON of own videos, with their durations and nothing else known; one that is there keeps what is in it."""
+    there = read_table(json, OWN) if json.exists() else {}
+    new = [video for video in ids if video not in there]
     if not complete:
-        print(f"{json}: not written before all videos are prepared")
-        return
-    records = {video: Record.read(root / video) for video in ids}
-    videos = [Video(video, "training", round(record.seconds, 3), ()) for video, record in records.items()]
-    convert.write_json(json, videos)
-    print(f"{json}: {len(videos)} videos with their durations; fill in their actions, and which are for testing")
+        print(f"{json}: {'nothing added' if there else 'not written'} before all videos are prepared")
+    elif new:
+        records = {video: Record.read(root / video) for video in new}
+        videos = [Video(video, "training", round(record.seconds, 3), ()) for video, record in records.items()]
+        convert.add_json(json, videos)
+        what = f"{len(new)} videos added to {len(there)}: {some(new)}" if there else f"{len(new)} videos"
+        print(f"{json}: {what}, with their durations; fill in their actions, and which are for testing")
+    else:
+        print(f"{json}: has all videos already, left as it is")
 
 
 def _summary(videos: list[Video]) -> str:
@@ -177,6 +180,8 @@ def check_target(args: argparse.Namespace) -> None:
     if os.path.exists(args.json) and not os.path.isfile(args.json):
         kind = "a folder" if os.path.isdir(args.json) else "not a plain file"
         raise InputError(f"{args.json}: {kind}; give --json a file")
+    if args.kind == "videos" and os.path.exists(args.json):
+        read_table(args.json, OWN)
     if args.annotations and os.path.exists(args.json) and args.json.samefile(args.annotations):
         raise InputError(f"{args.json}: --json would replace --annotations; choose another file")
 

@@ -178,9 +178,46 @@ def test_a_bad_video_does_not_stop_the_others(videos, tmp_path, capsys):
     assert "damaged, kept as asked: cut.mkv (ends at" in capsys.readouterr().out
     assert count_frames(tmp_path / "frames", "cut") > 50
     assert json.loads(template.read_text()).keys() == {"a", "b", "cut"}
-    template.write_text("{}")  # what a user has filled in
-    assert prepare(videos, "--keep-damaged", "--json", template) == 0
-    assert template.read_text() == "{}"
+    (videos / "empty.mp4").touch()
+    template.write_text('{"a": 1}')  # what a user has filled in
+    assert prepare(videos, "--keep-damaged", "--json", template) == 1
+    assert template.read_text() == '{"a": 1}'
+
+
+def filled_in(template: Path) -> str:
+    table = json.loads(template.read_text())
+    table["a"] |= {"subset": "testing", "actions": [[0, 0.10, 1.20]], "note": "gr\u00fcn }"}
+    return json.dumps(table, indent=4, ensure_ascii=False).replace("1.2", "1.20")
+
+
+FORMS = {
+    "as it is": lambda text: text,
+    "of Windows": lambda text: "\ufeff" + text.replace("\n", "\r\n"),
+    "in a line": lambda text: " ".join(text.split()) + "  \n\n",
+    "emptied": lambda text: "{ }\n",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_new_videos_are_added_to_a_json_that_is_filled_in(videos, tmp_path, capsys, form):
+    own = tmp_path / "own.json"
+    assert prepare(videos, "--json", own) == 0
+    before = FORMS[form](filled_in(own)).encode()
+    own.write_bytes(before)
+    table = json.loads(before.decode("utf-8-sig"))
+    write_video(videos / "c.mp4", 12)
+    assert prepare(videos, "--json", own) == 0
+    said = capsys.readouterr().out
+    assert ("own.json: 1 videos added to 2: c, with" if table else "own.json: 3 videos, with") in said
+    after = own.read_bytes()
+    assert after.startswith(before.rstrip().removesuffix(b"}").rstrip())
+    added = json.loads(after.decode("utf-8-sig"))
+    assert added["c"] == {"subset": "training", "duration": 0.5, "actions": []}
+    assert {video: added[video] for video in table} == table
+    assert {video.id for video in load_annotations(own, num_classes=1).videos} == {"a", "b", "c"}
+    assert prepare(videos, "--json", own) == 0
+    assert "own.json: has all videos already, left as it is" in capsys.readouterr().out
+    assert own.read_bytes() == after
 
 
 def test_folders_of_others_are_left_alone(videos, tmp_path, capsys):
@@ -354,6 +391,9 @@ BAD = {
     "below a file": (
         ["videos", "--videos", "v.mp4", "--frames", "m.json/new"], 1,
         "m.json/new: no file can be written there (Not a directory); give --frames another place",
+    ),
+    "JSON of something else": (
+        ["videos", "--videos", "v.mp4", "--frames", "new", "--json", "v.mp4"], 1, "v.mp4: not a JSON file",
     ),
     "where nothing can be": (
         ["videos", "--videos", "v.mp4", "--frames", "/proc/new"], 1, "/proc/new: no file can be written there",
