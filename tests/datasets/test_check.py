@@ -211,7 +211,7 @@ def test_oddities_by_kind(examine, dataset):
     [
         (("--fine.init", "absent.pt"), "absent.pt: no such checkpoint; or train from random weights with"),
         (("--data.ground_truth", "absent.csv"), "data.ground_truth: No such file or directory (absent.csv)"),
-        (("--fine.batch_size", 8), "7 videos do not fill one batch of 8"),
+        (("--fine.batch_size", 8), "--fine.batch_size: 7 videos do not fill one batch of 8"),
         (("--model.bn_splits", 3), "--fine.batch_size: a batch of 2 cannot be divided among 3 equal groups"),
         (("--data.min_frames", 1000), "no usable training videos"),
     ],
