@@ -85,14 +85,15 @@ def _input_gradient(grad: Tensor, weight: Tensor, shape: torch.Size, stride: int
         return _depthwise(grad, flipped, 1)
     # Row 2m of x meets only tap 1 of output row m; row 2m+1 meets tap 2 of row m and tap 0 of row m+1.
     grad_x = torch.empty(shape, dtype=grad.dtype, memory_format=torch.channels_last_3d)
-    padded = F.pad(grad, (0, 1, 0, 1))
     taps = (slice(1, 2), slice(0, 3, 2))
-    for row in (0, 1):
-        for column in (0, 1):
-            phase = grad_x[:, :, :, row::2, column::2]
-            kernel = flipped[:, :, :, taps[row], taps[column]]
-            part = F.conv3d(padded, kernel, None, 1, (weight.shape[2] // 2, 0, 0), 1, shape[1])
-            phase.copy_(part[:, :, :, : phase.shape[3], : phase.shape[4]])
+    for video in range(shape[0]):  # one at a time, for less memory
+        padded = F.pad(grad[video : video + 1], (0, 1, 0, 1))
+        for row in (0, 1):
+            for column in (0, 1):
+                phase = grad_x[video : video + 1, :, :, row::2, column::2]
+                kernel = flipped[:, :, :, taps[row], taps[column]]
+                part = F.conv3d(padded, kernel, None, 1, (weight.shape[2] // 2, 0, 0), 1, shape[1])
+                phase.copy_(part[:, :, :, : phase.shape[3], : phase.shape[4]])
     return grad_x
 
 
@@ -117,6 +118,30 @@ def _conv2d_weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int
     return torch.ops.aten.convolution_backward(
         grad, x, weight, None, (stride, stride), padding, (1, 1), False, (0, 0), x.shape[1], (False, True, False)
     )[1]
+
+
+# --- activation -------------------------------------------------------------------------------------------------------
+
+
+def relu_(x: Tensor) -> Tensor:
+    """ReLU in place, whose gradient is in place too: for an x that nothing but a convolution of this file takes."""
+    return ReLU.apply(x)
+
+
+class ReLU(Function):
+    """x -> max(x, 0), in the memory of x; the gradient in that of the gradient it is given."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        x.clamp_(min=0)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (out,) = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward.grad_input(grad, out, 0, grad_input=grad)
 
 
 # --- batch norm -------------------------------------------------------------------------------------------------------

@@ -60,6 +60,11 @@ def maybe_checkpoint(block: Callable[[Tensor], Tensor], x: Tensor, wanted: bool)
     """
     if not wanted or not torch.is_grad_enabled():
         return block(x)
+    return _checkpointed(block, x)
+
+
+@torch.compiler.disable  # which does not take contexts for the repetition
+def _checkpointed(block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=_passes)
 
 
@@ -144,9 +149,12 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,cin,T,H,W) -> (B,cout,T,H/stride,W/stride)."""
-        y = F.relu(self.expand(x), inplace=True)
+        compiling = torch.compiler.is_compiling()  # which decides for itself what is kept and what is done in place
+        y = self.expand(x)
+        own_relu = cpu.applies(y) and torch.is_grad_enabled() and not compiling
+        y = cpu.relu_(y) if own_relu else F.relu(y, inplace=True)
         y = self.depthwise(y)
-        y = maybe_checkpoint(self._gate_and_project, y, self.recompute_gates and self.training)
+        y = maybe_checkpoint(self._gate_and_project, y, self.recompute_gates and self.training and not compiling)
         y = self.project.norm(y)
         return F.relu(y + self.shortcut(x), inplace=True)
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from configs.schema import Coarse, Fine
 from engine.optim import make_optimizer
@@ -31,7 +29,8 @@ TRAINING_LENGTHS = (16, 32, 64, 128)
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What one row runs. `plain`: by PyTorch's own kernels, in its own layout, norms not folded."""
+    """What one row runs. `plain`: by PyTorch's own kernels, in its own layout, norms not folded; `brief`: with fewer
+    repetitions, as one of a series."""
 
     stream: str
     training: bool
@@ -41,6 +40,7 @@ class Case:
     plain: bool = False
     bf16: bool = False
     compiled: bool = False
+    brief: bool = False
 
     @property
     def cuda_only(self) -> bool:
@@ -72,7 +72,9 @@ def cases(*, quick: bool) -> dict[str, Case]:
             rows[f"{name}_{suffix}"] = replace(case, **options)
     if not quick:
         for name, lengths in series().items():
-            rows |= {length_row(name, T): replace(rows[name], frames=T, batch=1) for T in lengths}
+            brief = replace(rows[name], batch=1, brief=True)
+            for T in lengths:
+                rows.setdefault(length_row(name, T), replace(brief, frames=T))
     return rows
 
 
@@ -104,7 +106,8 @@ def measure(case: Case, setting: Setting) -> Result:
     if case.plain:
         _without_cpu_routes()
     reset_peak(setting.device)
-    (seconds,) = median_seconds(setting, _work(case, setting.device))
+    repetitions = {"least": 2, "budget": 3.0} if case.brief else {}
+    (seconds,) = median_seconds(setting, _work(case, setting.device), **repetitions)
     gigabytes = peak_gigabytes(setting.device)
     rates.append(matrix_rate(setting))
     floor = 2 * case.multiply_adds / (sum(rates) / 2)
@@ -121,6 +124,10 @@ def measure(case: Case, setting: Setting) -> Result:
 
 def count() -> Result:
     """Multiply-adds of one evaluated clip of 64 frames as our networks do it, counted without computing any."""
+    # Not at the top: 0.1 GB that would count as the networks'.
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils.flop_counter import FlopCounterMode
+
     result = {}
     for stream in MULTIPLY_ADDS:
         with FakeTensorMode(), FlopCounterMode(display=False) as counter:
