@@ -296,6 +296,7 @@ def test_checkpointing_on_pytorchs_own_path(monkeypatch, way):
     """Devices without routes of their own, and autocast: equal gradients and statistics there too."""
     if way == "as on a GPU":
         monkeypatch.setattr(cpu, "applies", lambda x: False)
+    torch.manual_seed(0)
     nets = [FineNet(num_classes=3, variant="tiny", dropout=0.0, checkpoint_activations=c) for c in (False, True)]
     nets[1].load_state_dict(nets[0].state_dict())
     clip = torch.randn(2, 3, 4, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -316,6 +317,7 @@ def test_checkpointing_on_pytorchs_own_path(monkeypatch, way):
 
 
 def test_a_compiled_step_equals_an_eager_one():
+    torch.manual_seed(0)
     nets = [FineNet(num_classes=3, variant="tiny", dropout=0.0) for _ in range(2)]
     nets[1].load_state_dict(nets[0].state_dict())
     nets[1].compile(backend="aot_eager")  # traces as the default does, without a compiler of C++
