@@ -19,9 +19,8 @@ from datasets.clips import MISSING_LIMIT, Found, TestVideos, TrainClips, VideoFr
 from datasets.features import FeatureStore, file_sha256
 from datasets.frames import Listing, get_decoder
 from datasets.index import list_with_index
-from engine import checkpoint as engine_checkpoint
 from engine import distributed
-from engine.checkpoint import FORMAT, read_weights
+from engine.checkpoint import FORMAT, read_weights, verified
 from eval.errors import InputError
 from models import CheckpointError, CoarseFineNet, CoarseNet, FineNet, load_official
 from models.official import load_matching, read_checkpoint
@@ -250,10 +249,10 @@ def load_streams(net: nn.Module, path: Path, config: Config, *, complete: bool) 
     if not isinstance(net, CoarseFineNet):
         load_weights(net, path, complete=complete)
         return
-    load_weights(net.coarse, path, complete=complete)
     ours = read_ours(path)
+    _load_stream(net.coarse, path, ours, complete=complete)
     if ours is not None and _stream_of_both(ours["model"], "fine"):
-        load_weights(net.fine, path, complete=complete)
+        _load_stream(net.fine, path, ours, complete=complete)
     else:
         load_fine_stream(net.fine, config, complete=complete)
 
@@ -281,8 +280,12 @@ def load_weights(net: nn.Module, path: Path, *, complete: bool) -> None:
         complete: every weight must come from the file, as for evaluation; otherwise a Fine stream or a Kinetics
             file may start a Coarse stream.
     """
+    _load_stream(net, path, read_ours(path), complete=complete)
+
+
+def _load_stream(net: nn.Module, path: Path, ours: Mapping[str, Any] | None, *, complete: bool) -> None:
+    """`load_weights` from what `read_ours` has found."""
     stage = {FineNet: "fine", CoarseNet: "coarse"}[type(net)]
-    ours = read_ours(path)
     if ours is None:
         report = load_official(net, path)
     elif part := _stream_of_both(ours["model"], stage):
@@ -310,7 +313,8 @@ def read_ours(path: Path) -> dict[str, Any] | None:
     """Stage and weights ("stage", "model") of a file that a training wrote, verified; None for any other file."""
     if path.suffix == ".safetensors":
         return read_weights(path)
-    return engine_checkpoint.read_checkpoint(path) if read_checkpoint(path).get("format") == FORMAT else None
+    contents = read_checkpoint(path)
+    return verified(path, contents) if contents.get("format") == FORMAT else None
 
 
 def initialise(net: nn.Module, config: Config, name: str) -> None:

@@ -10,19 +10,12 @@ checkpoint of these scripts does not say of itself, as a published one, comes fr
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import torch
-from jsonargparse.typing import (
-    ClosedUnitInterval,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
-    restricted_number_type,
-)
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, restricted_number_type
 from torch import Tensor
 
 from assemble import class_names, input_size, read_ours, writable
@@ -39,6 +32,7 @@ from eval.errors import InputError
 from launch import run_script, start
 from models.official import holds_coarse
 from tools.activities import find_activities, smooth, write_csv, write_json
+from tools.arguments import COUNT, WHOLE, Parser, typed
 from tools.prediction import ClipFile, Networks, Prediction, load_networks, predict
 from tools.timeline import timeline_figure
 
@@ -242,39 +236,15 @@ def output_names(videos: Sequence[Path]) -> list[str]:
     return names
 
 
-def _typed(kind: Callable[[str], float], rule: str) -> Callable[[str], float]:
-    """An option's type that says its rule."""
-
-    def convert(text: str) -> float:
-        try:
-            return kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {rule}") from None
-
-    return convert
-
-
 RATES = restricted_number_type("Rate", float, [(">", 0), ("<=", 1000)])
-PROBABILITY = _typed(ClosedUnitInterval, "from 0 to 1")
-COUNT = _typed(PositiveInt, "a whole number from 1")
-WHOLE = _typed(NonNegativeInt, "a whole number from 0")
-SECONDS = _typed(NonNegativeFloat, "0 or more")
-RATE = _typed(RATES, "more than 0 and at most 1000")
-GPU = _typed(NonNegativeInt, "cpu or the number of a GPU")
-
-
-class Parser(argparse.ArgumentParser):
-    """Answers a mistake with one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+PROBABILITY = typed(ClosedUnitInterval, "from 0 to 1")
+SECONDS = typed(NonNegativeFloat, "0 or more")
+RATE = typed(RATES, "more than 0 and at most 1000")
+GPU = typed(lambda text: () if text == "cpu" else (NonNegativeInt(text),), "cpu or the number of a GPU")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog="predict.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )  # fmt: skip
+    parser = Parser(prog="predict.py", description=__doc__)
     add = parser.add_argument
     add("videos", metavar="VIDEO", type=Path, nargs="+", help="video file, or folder of frames ID/ID-000001.jpg")
     add("--checkpoint", metavar="FILE", type=Path, required=True, help="of stage 1 or 3, ours or a published one")
@@ -289,13 +259,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--overlap", metavar="N", type=WHOLE, help="clip frames that windows have in common (a quarter)")
     add("--class_names", metavar="FILE", help="text file, a class a line (the run's data.class_names)")
     add("--strict", action="store_true", help="exit status 1 also where a video is damaged but could be predicted")
-    add("-gpu", metavar="N|cpu", type=_gpu, help="device; the first GPU where there is one")
+    add("-gpu", metavar="N|cpu", type=GPU, help="device; the first GPU where there is one")
     return parser.parse_args(argv)
-
-
-def _gpu(text: str) -> tuple[int, ...]:
-    """() for the CPU, (number,) for a GPU."""
-    return () if text == "cpu" else (GPU(text),)
 
 
 if __name__ == "__main__":

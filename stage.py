@@ -42,6 +42,7 @@ from eval.per_frame import frame_ap, released_frames
 from launch import start
 from models import prepare_for_inference
 from models.losses import detection_loss, resize_logits
+from models.pooling import sampled_locations
 
 VERSION = "0.1.0"  # of this code, in every checkpoint; as in pyproject.toml
 
@@ -133,40 +134,34 @@ class Evaluation:
         self.stride, self.loader, self.forward, self.device = data.stride, loader, forward, device
         self.folder, self.latest = folder, folder / "latest"
         self.selected_by = "mAP_official_defined" if data.kind == "charades" else "mAP_frames"
-        self.locations: Tensor | None = None
-        self.grids: dict[str, list[float]] = defaultdict(list)
-        self.whole_videos = WholeVideos(data.stride)
+        self.locations: list[Tensor] = []  # of Grid Pool, of the passes that `join` has not seen yet
 
     def __call__(self, net: nn.Module) -> dict[str, Any]:
         """Metrics of a network, which itself stays as it is; none but in the main process."""
         net = prepare_for_inference(net)
-        self.grids = defaultdict(list)
+        self.grids: dict[str, list[float]] = defaultdict(list)
         self.whole_videos = WholeVideos(self.stride)
-        grid_pool = getattr(net, "grid_pool", None)
-        if grid_pool is not None:
-            grid_pool.register_forward_hook(self._remember_grid)
-        metrics = evaluate(
-            net,
-            forward=self.forward,
-            criterion=CRITERION,
-            loader=self.loader,
-            prepare=prepare,
-            evaluator=self,
-            device=self.device,
-            join=self.join,
-        )
+        with sampled_locations(net) as self.locations:
+            metrics = evaluate(
+                net,
+                forward=self.forward,
+                criterion=CRITERION,
+                loader=self.loader,
+                prepare=prepare,
+                evaluator=self,
+                device=self.device,
+                join=self.join,
+            )
         if metrics:
             selected_by = metrics[self.selected_by]
             metrics["selection"] = -1.0 if selected_by is None else selected_by
         return metrics
 
-    def _remember_grid(self, pool: nn.Module, args: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-        self.locations = (output[1] * (args[0].shape[2] - 1)).cpu()
-
     def join(self, batch: Batch, logits: Tensor) -> Iterable[tuple[Batch, Tensor]]:
         """Whole videos from windows and their logits (B,C,L); keeps Grid Pool's frames on the way."""
-        if self.locations is not None:
-            for video, part, locations in zip(batch["videos"], batch["parts"], self.locations.tolist(), strict=True):
+        while self.locations:
+            passed = self.locations.pop().tolist()
+            for video, part, locations in zip(batch["videos"], batch["parts"], passed, strict=True):
                 self.grids[video] += chosen_frames(part, locations, self.stride)
         return self.whole_videos(batch, logits)
 

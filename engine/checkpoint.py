@@ -159,6 +159,11 @@ def read_checkpoint(path: Path, *, stage: str | None = None) -> dict[str, Any]:
         raise
     except Exception as error:  # a damaged file may trip torch's reader anywhere, over errors of any kind
         raise CheckpointError(f"{path}: damaged; delete it, or start again with --run.resume never") from error
+    return verified(path, contents, stage=stage)
+
+
+def verified(path: Path, contents: object, *, stage: str | None = None) -> dict[str, Any]:
+    """What torch.load has found in `path`, if it is whole, ours, and of the stage asked for (see `read_checkpoint`)."""
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of these scripts")
     stored = contents.pop("checksum", None)

@@ -7,6 +7,9 @@ the coarse logits back to evenly spaced frames by the inverse map.
 Symbols: N regions, N = ceil(T/4); grid g (B,N+1), non-decreasing in [0,1], g_0 = 0, g_N = 1.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -107,6 +110,28 @@ class GridPool(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         grid = inverse_cdf(self.confidence(x))
         return sample_frames(x, grid * (x.shape[2] - 1)), grid
+
+
+@contextmanager
+def sampled_locations(net: nn.Module) -> Iterator[list[Tensor]]:
+    """Collects where a network's Grid Pool reads its clips, (B,N+1) in clip frames, of each pass within the context.
+
+    It stays empty for a network without Grid Pool.
+    """
+    locations: list[Tensor] = []
+    pool = getattr(net, "grid_pool", None)
+    if pool is None:
+        yield locations
+        return
+
+    def remember(pool: nn.Module, args: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        locations.append((output[1] * (args[0].shape[2] - 1)).cpu())
+
+    handle = pool.register_forward_hook(remember)
+    try:
+        yield locations
+    finally:
+        handle.remove()
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

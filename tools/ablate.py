@@ -27,6 +27,7 @@ from engine.signals import Stopped, left_at_once
 from eval.errors import InputError, one_line
 from tools import ablate_table as table
 from tools.ablate_jobs import PROJECT, Job, Seconds, run
+from tools.arguments import COUNT, Parser
 from tools.compare_output import check_outputs
 
 DELTAS = PROJECT / "configs" / "ablations"
@@ -118,15 +119,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.ablate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )  # fmt: skip
+    parser = Parser(prog="python -m tools.ablate", description=__doc__)
     parser.add_argument("configs", metavar="CONFIG", nargs="+", type=Path, help="the experiment; later files override")
-    parser.add_argument("--seeds", metavar="N", type=_positive, default=3, help="seeds 0 to N-1 (default 3)")
+    parser.add_argument("--seeds", metavar="N", type=COUNT, default=3, help="seeds 0 to N-1 (default 3)")
     parser.add_argument("--variants", metavar="NAME", nargs="+", default=VARIANTS,
                         help=f"{COARSE_FINE}, files of configs/ablations (default {' '.join(VARIANTS)})")  # fmt: skip
-    parser.add_argument("--jobs", metavar="N", type=_positive, default=1, help="scripts at once (default 1)")
+    parser.add_argument("--jobs", metavar="N", type=COUNT, default=1, help="scripts at once (default 1)")
     parser.add_argument("-gpu", metavar="N|cpu", default="cpu", help="of every script (default cpu)")
     parser.add_argument("--output", metavar="PREFIX", type=Path, help="results (default: ablation in the run's folder)")
     args = parser.parse_args(argv)
@@ -137,12 +135,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         if list(args.variants).count(variant) > 1:
             parser.error(f"--variants: {variant} is given twice")
     return args
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 if __name__ == "__main__":

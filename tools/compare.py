@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from string import ascii_uppercase
 
+from jsonargparse.typing import restricted_number_type
+
 from datasets.annotations import load_annotations, read_class_names
 from datasets.charades import CLASS_FILE
 from datasets.charades import class_names as names_beside
@@ -23,10 +25,12 @@ from eval.bootstrap import LEVEL
 from eval.charades_localize import Truth, read_ground_truth
 from eval.errors import InputError, one_line
 from tools import compare_figure, compare_output
+from tools.arguments import COUNT, WHOLE, Parser, typed
 from tools.compare_rules import Frames, Reader, score_all
 
 STRIDE = 10
 FEWEST = 40  # resamples, of which a 95% interval leaves one out at each end
+RESAMPLES = typed(restricted_number_type("Resamples", int, (">=", FEWEST)), f"a whole number of at least {FEWEST}")
 LARGEST_CLASS = 1 << 20  # of a ground truth whose number of classes the predictions decide
 
 
@@ -102,23 +106,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )  # fmt: skip
+    parser = Parser(prog="python -m tools.compare", description=__doc__)
     parser.add_argument("predictions", metavar="PREDICTIONS", nargs="+", type=Path, help="files or folders of stages")
     parser.add_argument("--ground-truth", metavar="FILE", type=Path, required=True,
                         help="official CSV, or annotations as JSON, whose test videos count")  # fmt: skip
     parser.add_argument("--first-class", metavar="N", type=int, default=0,
                         help="what the JSON calls the first class (default 0; multithumos.json: 1)")  # fmt: skip
     parser.add_argument("--frames", metavar="FOLDER", type=Path, help="the dataset's frames, for rule released")
-    parser.add_argument("--stride", metavar="N", type=_positive, default=STRIDE,
+    parser.add_argument("--stride", metavar="N", type=COUNT, default=STRIDE,
                         help=f"data.stride of the runs, for rule released (default {STRIDE})")  # fmt: skip
     parser.add_argument("--class-names", metavar="FILE", type=Path,
                         help=f"names, one a line (default: {CLASS_FILE} beside the ground truth)")  # fmt: skip
-    parser.add_argument("--resamples", metavar="N", type=_resamples, default=1000,
+    parser.add_argument("--resamples", metavar="N", type=RESAMPLES, default=1000,
                         help=f"default 1000, at least {FEWEST}")  # fmt: skip
-    parser.add_argument("--seed", metavar="N", type=_seed, default=0, help="of the resamples (default 0)")
+    parser.add_argument("--seed", metavar="N", type=WHOLE, default=0, help="of the resamples (default 0)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write everything but the resamples")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write AP of every class, a line each")
     parser.add_argument("--figure", metavar="FILE", type=Path, help="draw AP of every class (.png, .pdf, .svg)")
@@ -129,24 +130,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     if len(args.predictions) > len(ascii_uppercase):
         parser.error(f"{len(args.predictions)} prediction files; compare at most {len(ascii_uppercase)}")
     return args
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def _resamples(text: str) -> int:
-    if not text.isdecimal() or int(text) < FEWEST:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {FEWEST}")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
-    return int(text)
 
 
 if __name__ == "__main__":

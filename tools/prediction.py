@@ -5,7 +5,6 @@ as it is evaluated. Frames and features wait on disk: memory does not grow with 
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from datasets.joining import chosen_frames
 from datasets.transforms import centred_view, render
 from datasets.windows import Joins, Part, Window, split
 from models import prepare_for_inference
+from models.pooling import sampled_locations
 from stage import coarse_forward, fine_forward
 
 CHUNK = 32  # frames that are decoded, then cropped and resized together
@@ -121,35 +121,16 @@ def predict(
         if store is not None:
             batch |= _fine_window(store, windows[number], data.fine_frames, data.fine_window)
         net, forward = (nets.fine, fine_forward) if nets.coarse is None else (nets.coarse, coarse_forward)
-        with _grids_of(net) as grids:
+        with sampled_locations(net) as passes:
             result = forward(net, prepare(batch, nets.device))
-        for locations in grids:
-            chosen.extend(chosen_frames(Part(number, windows), locations, data.stride))
+        for (locations,) in passes:
+            chosen.extend(chosen_frames(Part(number, windows), locations.tolist(), data.stride))
         return result
 
     title = "Fine stream" if nets.coarse is None else "Coarse stream"
     passes = progress(range(len(windows)), len(windows), title)
     probabilities = torch.sigmoid(_joined(windows, data.stride, map(logits, passes))).numpy()
     return Prediction(probabilities, chosen)
-
-
-@contextmanager
-def _grids_of(net: nn.Module) -> Iterator[list[list[float]]]:
-    """Collects where Grid Pool samples the clip of each forward pass within the context, in clip frames."""
-    grids: list[list[float]] = []
-    pool = getattr(net, "grid_pool", None)
-    if pool is None:
-        yield grids
-        return
-
-    def remember(pool: nn.Module, args: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-        grids.append((output[1][0] * (args[0].shape[2] - 1)).tolist())
-
-    handle = pool.register_forward_hook(remember)
-    try:
-        yield grids
-    finally:
-        handle.remove()
 
 
 def _batch(clip: ClipFile, window: Window, columns: int = 0) -> Batch:
