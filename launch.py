@@ -17,7 +17,7 @@ from engine.checkpoint import CheckpointError as RunError
 from engine.loop import NonFiniteLossError
 from engine.signals import Stopped, left_at_once
 from eval.errors import InputError, one_line
-from models import CheckpointError
+from models import CheckpointError, cpu
 
 FIRST_WORD_SECONDS = 2.0
 USER_ERRORS = (OSError, InputError, CheckpointError, RunError, ConfigError, NonFiniteLossError)
@@ -93,7 +93,8 @@ def end(line: str, status: int) -> NoReturn:
 
 
 def start(command: Command) -> torch.device:
-    """Seed, threads and device of a script."""
+    """Memory, seed, threads and device of a script."""
+    cpu.ask_for_huge_pages()
     run = command.config.run
     torch.manual_seed(run.seed)
     if run.threads is not None:

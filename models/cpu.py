@@ -10,7 +10,10 @@ elsewhere PyTorch's own does. Memory is channels last, so that (B,C,T,H,W) is a 
   2-D one for each tap in time, over shifted frames.
 - Batch norm: sums over channels-last memory are accumulated in float32 row by row, which leaves few correct
   digits in the gradients of this network. Here partial sums are gathered in double.
+- Memory: half of an evaluation would be the system handing out pages of 4 KiB for one feature map after another.
 """
+
+import os
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +33,14 @@ def layout(clip: Tensor) -> Tensor:
     """The clip (B,3,T,H,W) in the memory format that suits its device: channels last on a CPU."""
     on_cpu = clip.device.type == "cpu"
     return clip.contiguous(memory_format=torch.channels_last_3d if on_cpu else torch.contiguous_format)
+
+
+def ask_for_huge_pages() -> None:
+    """Have PyTorch put large tensors on pages of 2 MiB, where Linux has them; to be called before the first tensor.
+
+    For the whole process, and those it starts. THP_MEM_ALLOC_ENABLE=0 in the environment declines.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 # --- convolution ------------------------------------------------------------------------------------------------------

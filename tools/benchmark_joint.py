@@ -9,7 +9,7 @@ import torch
 
 from configs.schema import Coarse
 from engine.optim import make_optimizer
-from models import CoarseFineNet, CoarseNet, FineNet
+from models import CoarseFineNet, CoarseNet, FineNet, cpu
 from models.losses import detection_loss
 from tools.benchmark_networks import CLASSES, FINE_PER_COARSE, FRAMES, LABELS_PER_FRAME, SIZE, VARIANT
 from tools.benchmark_timing import Result, Setting, median_seconds, peak_gigabytes, reset_peak
@@ -33,6 +33,7 @@ ROWS = {
 
 def measure(case: Case, setting: Setting) -> Result:
     """One row. A single step is timed, since one takes many seconds on a CPU."""
+    cpu.ask_for_huge_pages()
     torch.manual_seed(0)
     reset_peak(setting.device)
     (seconds,) = median_seconds(setting, Step(case, setting.device, frames=FRAMES), least=1, most=1)
