@@ -38,6 +38,7 @@ from engine.loop import SecondHead, Trainer
 from engine.optim import make_optimizer, make_scheduler
 from eval.detection import DetectionEvaluator
 from eval.errors import InputError
+from eval.files import write_text
 from eval.per_frame import frame_ap, released_frames
 from launch import start
 from models import prepare_for_inference
@@ -214,14 +215,7 @@ class Evaluation:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all; undefined numbers are null, never NaN."""
-    temporary = path.with_suffix(".tmp")
-    try:
-        temporary.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n")
-        temporary.replace(path)
-    except OSError as error:  # a full disk does not name the file
-        raise OSError(f"{path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
 
 class ClipScores:

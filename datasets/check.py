@@ -30,7 +30,7 @@ from datasets.findings import Findings, counted, some
 from datasets.frames import Listing, get_decoder
 from engine.log import progress
 from eval.charades_localize import read_ground_truth
-from eval.errors import InputError
+from eval.errors import InputError, one_line
 from launch import USER_ERRORS
 from models.x3d import VARIANTS
 
@@ -331,7 +331,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         report = examine(command.config, deep="deep" in command.flags)
     except USER_ERRORS as error:
-        print(f"datasets.check: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"datasets.check: error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("datasets.check: interrupted", file=sys.stderr)

@@ -6,12 +6,12 @@ a line `video start end` (seconds) for each interval. It does not say how long t
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from datasets.annotations import Action, Subset, Video, read_class_names
 from eval.errors import InputError
+from eval.files import write_text
 
 CLASS_LIST = "class_list.txt"
 SUBSETS: dict[str, Subset] = {"video_validation_": "training", "video_test_": "testing"}  # THUMOS14's names for them
@@ -100,16 +100,3 @@ def _lines(videos: Iterable[Video], first_class: int | None = None) -> str:
 def _entry(video: Video, first_class: int | None) -> dict[str, object]:
     entry = {"subset": video.subset, "duration": video.duration, "actions": [list(action) for action in video.actions]}
     return entry if first_class is None else entry | {"first_class": first_class}
-
-
-def write_text(path: Path, text: str) -> None:
-    """A text file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:  # a full disk names no file, another mistake the temporary one
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        partial.unlink(missing_ok=True)

@@ -40,7 +40,7 @@ from datasets.demo_scene import (
     draw_scene,
 )
 from datasets.frames import frame_path
-from eval.errors import InputError
+from eval.errors import InputError, one_line
 
 GENERATOR = 1  # to be raised with any change of what is drawn: earlier demos are then not taken for complete
 JPEG_QUALITY = 90
@@ -222,7 +222,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         written = generate(args.folder, videos=args.videos, seed=args.seed, rhythm=args.rhythm)
     except (InputError, OSError) as error:
-        print(f"datasets.demo: error: {error}", file=sys.stderr)
+        print(f"datasets.demo: error: {one_line(error)}", file=sys.stderr)
         return 1
     print(f"{args.folder}: {args.videos} videos, seed {args.seed}, {'written' if written else 'already there'}")
     return 0

@@ -26,8 +26,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from datasets.growing import GrowingFile, naming, temporary_path
+from datasets.growing import GrowingFile
 from eval.errors import InputError
+from eval.files import written_whole
 
 MANIFEST = "manifest.json"
 GRID = 7  # features are averaged adaptively to 7x7 positions
@@ -51,16 +52,10 @@ def file_sha256(path: str | Path) -> str:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file that is seen whole or not at all, also after a power cut."""
-    temporary = temporary_path(path)
-    try:
-        with naming(path):
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _features_path(folder: Path, video: str) -> Path:

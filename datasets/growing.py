@@ -8,29 +8,15 @@ place at once; the finished file has the bytes that `safetensors.torch.save` giv
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from socket import gethostname
 
 import torch
 from torch import Tensor
 
+from eval.files import naming, temporary_path
+
 DTYPE_NAMES = {torch.float16: "F16", torch.float32: "F32"}
-
-
-def temporary_path(path: Path) -> Path:
-    """Where a file is written before it gets its name; another for each process, on any machine."""
-    return path.with_name(f".{path.name}.{gethostname()}.{os.getpid()}.tmp")
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Adds the file to errors of the system: a full disk does not name it."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"{path}: {error.strerror or error}") from error
 
 
 class GrowingFile:

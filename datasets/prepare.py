@@ -27,7 +27,8 @@ from datasets.frame_folders import Cancelled, Record, Settings, count_files
 from datasets.video import FPS, SIZE
 from engine.log import progress
 from engine.signals import Stopped, requested, stop_requests
-from eval.errors import InputError
+from eval.errors import InputError, one_line
+from eval.files import write_text
 
 QUALITY = 85
 SMALLEST = 32  # pixels: below, there is nothing to see
@@ -79,7 +80,7 @@ class MultithumosAnnotations:
         print(f"{json}: {_summary(videos)}")
         if self.names:
             list_of_names = json.with_name(f"{json.stem}_classes.txt")
-            convert.write_text(list_of_names, "".join(f"{name}\n" for name in self.names))
+            write_text(list_of_names, "".join(f"{name}\n" for name in self.names))
             print(f"{list_of_names}: {len(self.names)} class names, for --data.class_names")
 
 
@@ -235,9 +236,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"datasets.prepare: {stopped}", file=sys.stderr)
         return stopped.status
     except (InputError, OSError) as error:
-        named = isinstance(error, OSError) and error.filename and error.strerror
-        line = f"{error.filename}: {error.strerror}" if named else str(error)
-        print(f"datasets.prepare: error: {line}", file=sys.stderr)
+        print(f"datasets.prepare: error: {one_line(error)}", file=sys.stderr)
         return 1
     for line in failed:
         print(f"datasets.prepare: error: {line}", file=sys.stderr)

@@ -12,7 +12,6 @@ Predictions are kept as an .npz file: for each video `<id>`, scores (F,C), and a
 of the steps; without it step k of F is at k/F of the video's length.
 """
 
-import os
 import zipfile
 import zlib
 from collections.abc import Collection, Mapping
@@ -22,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eval.errors import InputError
+from eval.files import written_whole
 from eval.per_frame import frame_ap
 
 SECONDS = "/seconds"
@@ -72,7 +72,7 @@ def read_steps(path: str | Path, videos: Collection[str] | None = None) -> dict[
     Raises InputError for anything but arrays as the module's docstring says.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(path) as file:
             wanted = [name for name in file.files if videos is None or name.removesuffix(SECONDS) in videos]
             arrays = {name: file[name] for name in wanted}
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:  # TypeError: a single .npy array
@@ -92,23 +92,16 @@ def read_steps(path: str | Path, videos: Collection[str] | None = None) -> dict[
 
 def write_steps(path: str | Path, predictions: Mapping[str, Steps]) -> None:
     """Write {video id: Steps} as an .npz file, which appears under its name only when complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with zipfile.ZipFile(partial, "w") as archive:  # not np.savez, which takes no video of the name "file"
-            for video, (scores, seconds) in predictions.items():
-                _add(archive, video, scores)
-                if seconds is not None:
-                    _add(archive, video + SECONDS, seconds)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(Path(path)) as partial, zipfile.ZipFile(partial, "w") as archive:
+        for video, (scores, seconds) in predictions.items():  # not np.savez, which takes no video of the name "file"
+            _add(archive, video, scores)
+            if seconds is not None:
+                _add(archive, video + SECONDS, seconds)
 
 
 def _add(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
     with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-        np.lib.format.write_array(file, array, allow_pickle=False)
+        np.lib.format.write_array(file, array)
 
 
 def _check(place: str, steps: Steps, num_classes: tuple[int, ...]) -> None:

@@ -6,7 +6,6 @@ too many (a 158th for Charades' 157 classes) is ignored. A line that is absent s
 
 import codecs
 import gzip
-import os
 import zlib
 from array import array
 from collections.abc import Iterable, Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.errors import InputError
+from eval.files import written_whole
 
 FRAMES_PER_VIDEO = 25
 CHARADES_CLASSES = 157
@@ -49,15 +49,8 @@ def write_predictions(path: str | Path, predictions: Mapping[str, np.ndarray]) -
 
     The file appears under its name only when complete.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.writelines(_lines(predictions))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(Path(path)) as partial, partial.open("w", encoding="utf-8") as file:
+        file.writelines(_lines(predictions))
 
 
 def _lines(predictions: Mapping[str, np.ndarray]) -> Iterable[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from configs.schema import Config, diff
 from eval.errors import InputError
-from tools.compare_output import written_whole
+from eval.files import write_text
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -87,8 +87,7 @@ def read_mark(job: Job) -> tuple[Seconds, bool]:
 
 def write_mark(job: Job, seconds: Seconds, *, finished: bool) -> None:
     contents = {"finished": finished, "seconds": vars(seconds), "config": job.config.to_dict()}
-    with written_whole(job.mark) as partial:
-        partial.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
+    write_text(job.mark, json.dumps(contents, indent=1) + "\n")
 
 
 # --- running ----------------------------------------------------------------------------------------------------------

@@ -29,8 +29,8 @@ from eval import charades_localize
 from eval.average_precision import average_precision
 from eval.bootstrap import LEVEL, basic_interval, draw_counts, resampled_ap
 from eval.charades_localize import Truth, read_ground_truth, read_predictions
+from eval.files import write_text, written_whole
 from tools.ablate_jobs import Seconds
-from tools.compare_output import written_whole
 from tools.complexity_count import count_coarse, count_fine
 
 SUFFIXES = (".md", ".json", ".csv", ".png")
@@ -262,11 +262,6 @@ def shown(of: Estimate, sign: str = "") -> list[str]:
     """Mean and both intervals."""
     ends = [of.over_seeds, of.over_videos]
     return [f"{of.mean:{sign}.1f}", *(f"{end[0]:{sign}.1f} to {end[1]:{sign}.1f}" if end else "" for end in ends)]
-
-
-def write_text(path: Path, text: str) -> None:
-    with written_whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def write_csv(path: Path, table: Sequence[Row], seeds: Sequence[int]) -> None:

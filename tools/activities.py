@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
-from datasets.features import write_atomically
+from eval.files import write_text
 
 
 class Activity(NamedTuple):
@@ -53,7 +53,7 @@ def write_json(path: Path, about: Mapping[str, Any], activities: Sequence[Activi
         for a in activities
     ]
     text = json.dumps({**about, "activities": listed}, indent=1, allow_nan=False, ensure_ascii=False)
-    write_atomically(path, (text + "\n").encode())
+    write_text(path, text + "\n")
 
 
 def write_csv(path: Path, probabilities: np.ndarray, names: Sequence[str], *, fps: float) -> None:
@@ -63,4 +63,4 @@ def write_csv(path: Path, probabilities: np.ndarray, names: Sequence[str], *, fp
     lines.writerow(["frame", "seconds", *names])
     for k, column in enumerate(probabilities.T):
         lines.writerow([k + 1, f"{k / fps:.3f}", *(f"{p:.4g}" for p in column)])
-    write_atomically(path, text.getvalue().encode())
+    write_text(path, text.getvalue())

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 
 from datasets.frames import frame_path
-from eval.errors import InputError
+from eval.errors import InputError, one_line
 from models import CoarseNet, FineNet, save_official
 from models.x3d import VARIANTS
 from tools.benchmark_data import jpeg_videos
@@ -151,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(dir=arguments.dir) as folder:
             lines = list(measure_all(wanted, Path(folder), arguments.variant, arguments.gpu))
     except (InputError, OSError) as error:
-        print(f"python -m tools.benchmark_long: error: {error}", file=sys.stderr)
+        print(f"python -m tools.benchmark_long: error: {one_line(error)}", file=sys.stderr)
         return 1
     print(f"\n{format_table(lines, markdown=arguments.markdown)}")
     return 0

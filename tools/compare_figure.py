@@ -9,7 +9,7 @@ from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
 from eval.errors import InputError
-from tools.compare_output import written_whole
+from eval.files import written_whole
 from tools.compare_rules import Scored
 
 ROW_INCHES, PANEL_INCHES, NAMES_INCHES = 0.17, 4.5, 3.5

@@ -2,9 +2,7 @@
 
 import csv
 import json
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 
 from eval.bootstrap import percentile_interval
 from eval.errors import InputError
+from eval.files import write_text, written_whole
 from tools.compare_rules import Sampled, Scored
 
 SHOWN = 10  # classes on the console
@@ -108,19 +107,6 @@ def check_outputs(paths: Sequence[Path], inputs: Sequence[Path] = ()) -> None:
         raise InputError(f"{twice[0]}: two outputs cannot be one file")
 
 
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name to write to, which becomes `path` when all is written."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    except OSError as error:  # a full disk does not name the file
-        raise OSError(f"{path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def write_csv(path: Path, scored: Sequence[Scored], names: Sequence[str]) -> None:
     """One line for each rule, file and class; differences are to the first file. Undefined values are empty."""
     base = {s.path + s.rule: b for s, b in pairs(scored)}
@@ -162,8 +148,7 @@ def write_json(path: Path, scored: Sequence[Scored], names: Sequence[str], about
             {"path": path, "minus": scored[0].path, "rules": rules} for path, rules in differences.items()
         ],
     }
-    with written_whole(path) as partial:
-        partial.write_text(json.dumps(contents, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(contents, indent=1, allow_nan=False) + "\n")
 
 
 def _estimates(means: dict[str, Sampled], ap: Sampled) -> dict[str, Any]:

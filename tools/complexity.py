@@ -23,8 +23,8 @@ from assemble import input_size
 from configs.cli import parse
 from configs.schema import Config
 from eval.errors import InputError, one_line
+from eval.files import write_text
 from models.x3d import VARIANTS
-from tools.compare_output import written_whole
 from tools.complexity_count import Count, count_coarse, count_fine, sides
 
 STREAMS = ("Fine", "Coarse")
@@ -159,8 +159,7 @@ def write(path: Path, config: Config, settings: Sequence[Setting], rows: Sequenc
         "data": asdict(config.data), "model": asdict(config.model),
         "settings": [asdict(s) for s in settings], "figure": list(rows),
     }  # fmt: skip
-    with written_whole(path) as partial:
-        partial.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(contents, indent=1) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

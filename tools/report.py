@@ -19,7 +19,8 @@ from datasets import KINDS
 from datasets.annotations import read_class_names
 from eval.charades_localize import Truth, read_ground_truth
 from eval.errors import InputError, one_line
-from tools.compare_output import check_outputs, written_whole
+from eval.files import write_text
+from tools.compare_output import check_outputs
 from tools.report_data import RunRecord, read_run
 from tools.report_page import page_values, render
 from tools.report_videos import VideoRecord, choose, read_video
@@ -93,8 +94,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.output:
             check_outputs([output])
         page = report(args.run, videos=args.videos, config=args.config)
-        with written_whole(output) as partial:
-            partial.write_text(page, encoding="utf-8")
+        write_text(output, page)
     except (InputError, OSError) as error:
         print(f"report: error: {one_line(error)}", file=sys.stderr)
         return 1
