@@ -27,8 +27,7 @@ from engine.signals import Stopped, left_at_once
 from eval.errors import InputError, one_line
 from tools import ablate_table as table
 from tools.ablate_jobs import PROJECT, Job, Seconds, run
-from tools.arguments import COUNT, Parser
-from tools.compare_output import check_outputs
+from tools.arguments import COUNT, Parser, check_outputs
 
 DELTAS = PROJECT / "configs" / "ablations"
 COARSE_FINE = table.REFERENCE  # the method itself: no delta

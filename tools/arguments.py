@@ -1,10 +1,13 @@
 """What the command lines of tools and predict.py have in common: a mistake is one line that says the rule."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
+
+from eval.errors import InputError
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,3 +36,20 @@ def typed(kind: Callable[[str], Any], rule: str) -> Callable[[str], Any]:
 
 COUNT = typed(PositiveInt, "a whole number of at least 1")
 WHOLE = typed(NonNegativeInt, "a whole number of at least 0")
+POSITIVE = typed(restricted_number_type("Positive", float, [(">", 0), ("<", float("inf"))]), "a number above 0")
+
+
+def check_outputs(paths: Sequence[Path], inputs: Sequence[Path] = ()) -> None:
+    """Make their folders; an error now rather than after the work."""
+    for path in paths:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; name a file to write")
+        if any(path.exists() and other.exists() and path.samefile(other) for other in inputs):
+            raise InputError(f"{path}: would replace what is compared; name another file to write")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror}); name another file to write") from None
+    twice = [path for path in paths if paths.count(path) > 1]
+    if twice:
+        raise InputError(f"{twice[0]}: two outputs cannot be one file")

@@ -25,9 +25,11 @@ from typing import Any
 
 import torch
 
+from eval.errors import InputError
 from tools import benchmark_joint as joint
 from tools import benchmark_networks as networks
 from tools import benchmark_table as table
+from tools.arguments import COUNT, POSITIVE, Parser, check_outputs
 from tools.benchmark_timing import Result, Setting, machine
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -121,22 +123,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(prog="python -m tools.benchmark", description=__doc__)
     parser.add_argument("--only", metavar="ROW", help="measure this row alone, in this process; a wrong name lists all")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write machine, rows and floors to this file")
     parser.add_argument("--quick", action="store_true", help="small rows, few repetitions")
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     parser.add_argument("-gpu", metavar="N|cpu", help="device of the networks; the first GPU where there is one")
-    parser.add_argument("--threads", metavar="N", type=int, help="threads of PyTorch; its own choice otherwise")
-    parser.add_argument("--step-seconds", metavar="S", type=float, help="a training step of yours, for the loader")
-    parser.add_argument("--step-clips", metavar="B", type=int, default=8, help="clips in that step (default 8)")
+    parser.add_argument("--threads", metavar="N", type=COUNT, help="threads of PyTorch; its own choice otherwise")
+    parser.add_argument("--step-seconds", metavar="S", type=POSITIVE, help="a training step of yours, for the loader")
+    parser.add_argument("--step-clips", metavar="B", type=COUNT, default=8, help="clips in that step (default 8)")
     arguments = parser.parse_args(argv)
     rows = row_names(quick=arguments.quick)
     if arguments.only and arguments.only not in rows:
         parser.error(f"--only {arguments.only}: choose one of {', '.join(rows)}")
+    try:
+        check_outputs([arguments.json] if arguments.json else [])
+    except InputError as error:
+        parser.error(str(error))
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     gpu = arguments.gpu or ("0" if available else "cpu")
     if gpu != "cpu" and not (gpu.isdecimal() and int(gpu) < available):

@@ -26,6 +26,7 @@ from datasets.frames import frame_path
 from eval.errors import InputError, one_line
 from models import CoarseNet, FineNet, save_official
 from models.x3d import VARIANTS
+from tools.arguments import COUNT, POSITIVE, Parser
 from tools.benchmark_data import jpeg_videos
 from tools.benchmark_table import format_table
 from tools.benchmark_timing import machine
@@ -158,13 +159,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.benchmark_long", description=__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--minutes", metavar="M", type=float, nargs="+", default=[1, 5, 15], help="lengths of videos")
+    parser = Parser(prog="python -m tools.benchmark_long", description=__doc__)
+    parser.add_argument("--minutes", metavar="M", type=POSITIVE, nargs="+", default=[1, 5, 15], help="lengths")
     parser.add_argument("--whole", metavar="M", type=float, default=1, help="up to this length also whole (default 1)")
-    parser.add_argument("--window", metavar="N", type=int, default=64, help="clip frames of a window (default 64)")
+    parser.add_argument("--window", metavar="N", type=COUNT, default=64, help="clip frames of a window (default 64)")
     parser.add_argument("--variant", choices=list(VARIANTS), default="M", help="size of both networks (default M)")
     parser.add_argument("-gpu", metavar="N|cpu", default="cpu", help="device of the networks (default cpu)")
     parser.add_argument("--dir", metavar="DIR", help="where temporary files go: 11 MB of features a minute")
@@ -172,8 +170,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if min(arguments.minutes) * 60 * FPS < STRIDE:
         parser.error(f"--minutes {min(arguments.minutes):g}: too short for a clip frame; at least 0.01")
-    if arguments.window < 1:
-        parser.error(f"--window {arguments.window}: at least 1")
     if arguments.dir and not Path(arguments.dir).is_dir():
         parser.error(f"--dir {arguments.dir}: no such folder")
     return arguments

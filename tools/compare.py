@@ -25,7 +25,7 @@ from eval.bootstrap import LEVEL
 from eval.charades_localize import Truth, read_ground_truth
 from eval.errors import InputError, one_line
 from tools import compare_figure, compare_output
-from tools.arguments import COUNT, WHOLE, Parser, typed
+from tools.arguments import COUNT, WHOLE, Parser, check_outputs, typed
 from tools.compare_rules import Frames, Reader, score_all
 
 STRIDE = 10
@@ -64,7 +64,7 @@ def name_classes(given: Path | None, ground_truth: Path, num_classes: int) -> li
 def compare(args: argparse.Namespace) -> None:
     """Read everything, score it, print it, write it."""
     outputs = [path for path in (args.json, args.csv, args.figure) if path]
-    compare_output.check_outputs(outputs, [*args.predictions, args.ground_truth])
+    check_outputs(outputs, [*args.predictions, args.ground_truth])
     if args.figure:
         compare_figure.check_format(args.figure)
     if args.frames and not args.frames.is_dir():

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from eval.bootstrap import percentile_interval
-from eval.errors import InputError
 from eval.files import write_text, written_whole
 from tools.compare_rules import Sampled, Scored
 
@@ -89,22 +88,6 @@ def _class(s: Scored, c: int, names: Sequence[str]) -> str:
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
-
-
-def check_outputs(paths: Sequence[Path], inputs: Sequence[Path] = ()) -> None:
-    """Make their folders; an error now rather than after the work."""
-    for path in paths:
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder; name a file to write")
-        if any(path.exists() and other.exists() and path.samefile(other) for other in inputs):
-            raise InputError(f"{path}: would replace what is compared; name another file to write")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror}); name another file to write") from None
-    twice = [path for path in paths if paths.count(path) > 1]
-    if twice:
-        raise InputError(f"{twice[0]}: two outputs cannot be one file")
 
 
 def write_csv(path: Path, scored: Sequence[Scored], names: Sequence[str]) -> None:

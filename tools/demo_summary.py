@@ -6,7 +6,6 @@ Scores are those of the runs' metrics.json. Chance is the share of frames in whi
 that the rule scores: the AP to be expected of random scores. Averages over classes are plain.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from datasets.demo_scene import FPS
 from eval import charades_localize
 from eval.errors import InputError, one_line
 from eval.per_frame import released_frames
+from tools.arguments import Parser
 
 RULES = ("official", "released")
 STREAMS = {"fine": "Fine stream", "coarse": "Coarse-Fine"}
@@ -169,7 +169,7 @@ def draw_grid(axes: Axes, frames: list[float]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table, write the picture; 1 with one line on stderr where a result is missing."""
-    parser = argparse.ArgumentParser(prog="python -m tools.demo_summary", description="Table and picture of the demo.")
+    parser = Parser(prog="python -m tools.demo_summary", description="Table and picture of the demo.")
     parser.add_argument("run", metavar="RUN_DIR", type=Path, help="the run, such as runs/demo")
     parser.add_argument("data", metavar="DATA_DIR", type=Path, help="the generated dataset, such as data/demo")
     parser.add_argument("--output", metavar="PNG", type=Path, help="the picture (default: RUN_DIR/demo.png)")

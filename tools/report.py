@@ -7,7 +7,6 @@ needs no network and no other file. `report_data` reads the run, `report_videos`
 page.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping
 from datetime import datetime
@@ -20,7 +19,7 @@ from datasets.annotations import read_class_names
 from eval.charades_localize import Truth, read_ground_truth
 from eval.errors import InputError, one_line
 from eval.files import write_text
-from tools.compare_output import check_outputs
+from tools.arguments import Parser, check_outputs
 from tools.report_data import RunRecord, read_run
 from tools.report_page import page_values, render
 from tools.report_videos import VideoRecord, choose, read_video
@@ -78,7 +77,7 @@ def read_videos(run: RunRecord, truth: Mapping[str, Truth], asked: list[str] | N
 
 def main(argv: list[str] | None = None) -> int:
     """Write the report and print its path; 1 with one line on stderr where the run cannot be read."""
-    parser = argparse.ArgumentParser(prog="python -m tools.report", description="A run as one HTML file.")
+    parser = Parser(prog="python -m tools.report", description="A run as one HTML file.")
     parser.add_argument("run", metavar="RUN_DIR", type=Path, help="the run's folder, such as runs/charades")
     parser.add_argument(
         "--videos", metavar="ID,...", type=lambda text: [video for video in text.split(",") if video],

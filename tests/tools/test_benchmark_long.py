@@ -47,8 +47,9 @@ def test_measuring():
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--minutes", "0"], "--minutes 0: too short"),
-        (["--window", "0"], "--window 0: at least 1"),
+        (["--minutes", "0.001"], "--minutes 0.001: too short"),
+        (["--minutes", "inf"], "--minutes: 'inf' is not a number above 0"),
+        (["--window", "0"], "--window: '0' is not a whole number of at least 1"),
         (["--dir", "nowhere"], "--dir nowhere: no such folder"),
     ],
 )
