@@ -34,8 +34,9 @@ from datasets.joining import WholeVideos, chosen_frames
 from engine import distributed
 from engine.checkpoint import previous
 from engine.evaluation import Criterion, Forward, Prepare, evaluate
-from engine.loop import SecondHead, Trainer
+from engine.loop import Trainer
 from engine.optim import make_optimizer, make_scheduler
+from engine.step import SecondHead
 from eval.detection import DetectionEvaluator
 from eval.errors import InputError
 from eval.files import write_text

@@ -200,3 +200,15 @@ def changed_settings(
             )
         lines.append(f"{option} was {before}, from here on it is {now}")
     return lines
+
+
+def random_state() -> dict[str, Any]:
+    """The states of PyTorch's generators in this process; of several GPUs, the present one's."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None}
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """The reverse of `random_state`."""
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -14,40 +14,37 @@ import copy
 import math
 import time
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from signal import SIGCHLD
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from configs.schema import Stage
 from engine import distributed
-from engine.checkpoint import CheckpointError, changed_settings, read_newest, save_checkpoint, save_weights
+from engine.checkpoint import (
+    CheckpointError,
+    changed_settings,
+    random_state,
+    read_newest,
+    save_checkpoint,
+    save_weights,
+    set_random_state,
+)
 from engine.evaluation import Batch, Criterion, Forward, Prepare
 from engine.log import RunLog, percent, progress, say
+from engine.meter import Meter
 from engine.signals import Stopped, deferred, requested, stop_requests
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from engine.step import SecondHead, Step, TrainingScores
 
 
 class NonFiniteLossError(ArithmeticError):
     """Training diverged: the message names step (from 1) and videos. The last checkpoint is untouched."""
-
-
-class TrainingScores(Protocol):
-    """The mAP of the clips trained on since it was last asked."""
-
-    def add(self, batch: Batch, probabilities: Tensor) -> None: ...
-
-    def compute(self) -> float | None: ...
 
 
 @dataclass
@@ -62,67 +59,6 @@ class Position:
     step: int = 0
     best: float = -math.inf
     validation_due: bool = False
-
-
-class Meter:
-    """Means over the steps since it was made: losses, and where the time went."""
-
-    def __init__(self, scores: TrainingScores) -> None:
-        self.scores, self.steps = scores, 0
-        self.losses: dict[str, float] = defaultdict(float)
-        self.data_seconds = self.compute_seconds = 0.0
-
-    def add(self, losses: Mapping[str, float], *, data: float, compute: float) -> None:
-        self.steps += 1
-        for name, value in losses.items():
-            self.losses[name] += value
-        self.data_seconds += data
-        self.compute_seconds += compute
-
-    def compute(self) -> dict[str, float | None]:
-        return {
-            **{name: total / self.steps for name, total in self.losses.items()},
-            "mAP": self.scores.compute(),
-            "steps": self.steps,
-            "data_seconds": round(self.data_seconds, 3),
-            "compute_seconds": round(self.compute_seconds, 3),
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class SecondHead:
-    """Another output of the network that is trained beside its logits.
-
-    Its losses are reported as NAME_loss and so on, and `weight` times its loss is part of the loss.
-
-    Attributes:
-        forward: model, batch -> logits as of the trainer's `forward`, and this head's (B,C,L') at its own labels.
-        labels, mask: where a batch has these, (B,C,L') and (B,L').
-        criterion: as the trainer's.
-    """
-
-    name: str
-    forward: Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
-    labels: str
-    mask: str
-    criterion: Criterion
-    weight: float
-
-
-def parts_of(batch: Batch, parts: int) -> Iterator[tuple[Batch, float, bool]]:
-    """A batch in interleaved parts of whole samples: each part, its share of the samples, and whether it is the last.
-
-    Sample i is in part i mod `parts`, as in a norm with so many groups.
-    """
-    samples = len(batch["videos"])
-    parts = min(parts, samples)
-    for number in range(parts):
-        part = _rows(batch, slice(number, None, parts))
-        yield part, len(part["videos"]) / samples, number == parts - 1
-
-
-def _rows(value: Any, rows: slice) -> Any:
-    return {key: _rows(item, rows) for key, item in value.items()} if isinstance(value, Mapping) else value[rows]
 
 
 class Trainer:
@@ -158,20 +94,16 @@ class Trainer:
         precision: str = "fp32",
         second_head: SecondHead | None = None,
     ) -> None:
-        self.second_head = second_head
-        self.model, self.forward, self.criterion = model, forward, criterion
-        self.optimizer, self.scheduler = optimizer, scheduler
+        self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
         self.loader, self.prepare, self.validate = loader, prepare, validate
         self.keep, self.scores = keep, scores
         self.stage, self.folder, self.identity, self.device = stage, folder, identity, device
         self.position = Position()
-        self.autocast = torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        self.network = model
-        if distributed.size() > 1:  # every process keeps running statistics of its own
-            with warnings.catch_warnings():  # its successor would overwrite them at the start
-                warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
-                self.network = DistributedDataParallel(model, broadcast_buffers=False)
+        self.step = Step(
+            model=model, forward=forward, criterion=criterion, optimizer=optimizer, scores=scores,
+            accumulate=stage.accumulate, clip_grad=stage.clip_grad, device=device, precision=precision,
+            second_head=second_head,
+        )  # fmt: skip
 
     @property
     def last(self) -> Path:
@@ -207,8 +139,8 @@ class Trainer:
             ) from error
         for _ in range(state["scheduler"]["last_epoch"]):
             self._lower_rate()
-        if state["scaler"] and self.scaler.is_enabled():
-            self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"] and self.step.scaler.is_enabled():
+            self.step.scaler.load_state_dict(state["scaler"])
         self.position = Position(**state["position"])
         if len(state["rng"]) == distributed.size():
             set_random_state(state["rng"][distributed.rank()])
@@ -266,7 +198,7 @@ class Trainer:
         for batch in progress(self.loader, total - at.batch, title):
             batch = self.prepare(batch, self.device)
             begun = time.perf_counter()
-            losses, signal = self._step(batch)
+            losses, signal = self._take_step(batch)
             at.batch, at.step = at.batch + 1, at.step + 1
             now = time.perf_counter()
             half.add(losses, data=begun - waiting, compute=now - begun)
@@ -284,52 +216,17 @@ class Trainer:
         if at.batch >= total:  # above, where the run continues with larger batches
             at.epoch, at.batch = at.epoch + 1, 0
 
-    def _step(self, batch: Batch) -> tuple[dict[str, float], int]:
+    def _take_step(self, batch: Batch) -> tuple[dict[str, float], int]:
         """One optimizer step: the losses of the batch over all processes, and the signal to stop on (0: none)."""
-        self.optimizer.zero_grad(set_to_none=True)
-        values, signal = self._accumulate(batch)
+        values, signal = self.step.gradients(batch)
         if not all(math.isfinite(value) for value in values.values()):
             videos = [video for share in distributed.gather(batch["videos"]) for video in share]
             raise NonFiniteLossError(
                 f"the loss is {values['loss']} at step {self.position.step + 1} (videos {', '.join(videos)}); "
                 f"lower the learning rate; {self.last} is the last good checkpoint"
             )
-        if self.stage.clip_grad is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.stage.clip_grad)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self.step.update()
         return values, signal
-
-    def _accumulate(self, batch: Batch) -> tuple[dict[str, float], int]:
-        """Gradients of the batch, summed over its parts as if it were one; also feeds the training scores."""
-        masks = ["mask"] if self.second_head is None else ["mask", self.second_head.mask]
-        mask_totals = [distributed.mean(batch[mask].sum()) for mask in masks]  # as gradients, averaged over processes
-        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
-        for part, share, is_last in parts_of(batch, self.stage.accumulate):
-            alone = nullcontext() if is_last or self.network is self.model else self.network.no_sync()
-            with alone:
-                logits, losses = self._losses(part, [total * share for total in mask_totals])
-                self.scaler.scale(losses["loss"] * share).backward()
-            for name, value in losses.items():
-                sums[name] = sums[name] + value.detach() * share
-            self.scores.add(part, torch.sigmoid(logits.detach()))
-        asked = torch.tensor(float(requested()), device=self.device)
-        *values, asked = distributed.mean(torch.stack([*sums.values(), asked])).tolist()
-        return dict(zip(sums, values, strict=True)), distributed.highest(requested())[0] if asked else 0
-
-    def _losses(self, part: Batch, mask_totals: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits and losses of a part of a batch, those of the second head included."""
-        second = self.second_head
-        with self.autocast:
-            output = (second or self).forward(self.network, part)
-        logits, *others = output if second else (output,)
-        losses = self.criterion(logits, part["labels"], part["mask"], mask_total=mask_totals[0])
-        if second:
-            beside = second.criterion(*others, part[second.labels], part[second.mask], mask_total=mask_totals[1])
-            losses["loss"] = losses["loss"] + second.weight * beside["loss"]
-            losses |= {f"{second.name}_{name}": value for name, value in beside.items()}
-        return logits, losses
 
     def _report(self, log: RunLog, half: Meter) -> None:
         values, epoch, step = half.compute(), self._epochs_done(), self.position.step
@@ -380,7 +277,7 @@ class Trainer:
                 state,
                 optimizer=self.optimizer.state_dict(),
                 scheduler=self.scheduler.state_dict(),
-                scaler=self.scaler.state_dict(),
+                scaler=self.step.scaler.state_dict(),
                 rng=rng,
             )
         distributed.barrier()  # none goes on, or leaves, before it is written
@@ -389,15 +286,3 @@ class Trainer:
         contents = {**self.identity, "model": state, "position": asdict(self.position), **more}
         with deferred(SIGCHLD):  # a worker that dies meanwhile does not cost the checkpoint
             save_checkpoint(path, contents, keep_previous=path == self.last)
-
-
-def random_state() -> dict[str, Any]:
-    """The states of PyTorch's generators in this process; of several GPUs, the present one's."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None}
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """The reverse of `random_state`."""
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

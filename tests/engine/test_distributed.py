@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from engine import distributed
-from engine.loop import parts_of
+from engine.step import parts_of
 from models.norm import SubBatchNorm3d
 
 

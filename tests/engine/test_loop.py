@@ -154,8 +154,8 @@ def test_a_line_each_half_epoch(tmp_path, capsys):
 
 def test_losses_are_means_of_the_half(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path, epochs=1)
-    losses, step = [], trainer._step
-    monkeypatch.setattr(trainer, "_step", lambda batch: losses.append(step(batch)) or losses[-1])
+    losses, step = [], trainer._take_step
+    monkeypatch.setattr(trainer, "_take_step", lambda batch: losses.append(step(batch)) or losses[-1])
     trainer.run()
     first, second = lines(tmp_path, "train")
     assert first["loss"] == pytest.approx((losses[0][0]["loss"] + losses[1][0]["loss"]) / 2)
@@ -227,12 +227,12 @@ def test_fp16_scales_and_continues(tmp_path):
     """The scaler's state is in the checkpoint; a run without it continues one with it, and the reverse."""
     trainer = make_trainer(tmp_path, max_steps=3, precision="fp16")
     trainer.run()
-    assert trainer.scaler.is_enabled()
+    assert trainer.step.scaler.is_enabled()
     saved = read_checkpoint(trainer.last)["scaler"]
     assert saved["_growth_tracker"] == 3
     resumed = make_trainer(tmp_path, precision="fp16")
     resumed.resume()
-    assert resumed.scaler.state_dict() == saved
+    assert resumed.step.scaler.state_dict() == saved
     make_trainer(tmp_path).resume()
 
 
@@ -258,8 +258,7 @@ def test_accumulated_gradients_equal_the_undivided_batch(tmp_path, parts):
     for accumulate in (1, parts):
         trainer = make_trainer(tmp_path, accumulate=accumulate, loader=loader)
         trainer.model.eval()
-        trainer.optimizer.zero_grad()
-        losses, _ = trainer._accumulate(batch)
+        losses, _ = trainer.step.gradients(batch)
         gradients.append([losses, *(p.grad for p in trainer.model.parameters())])
     assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
     for a, b in zip(gradients[0][1:], gradients[1][1:], strict=True):

@@ -33,10 +33,11 @@ def arm(fault: dict) -> None:
         return
     import datasets.features
     import engine.loop
+    import engine.step
     import stage
 
     places = {
-        "step": (engine.loop.Trainer, "_accumulate"),
+        "step": (engine.step.Step, "gradients"),
         "save": (engine.loop, "save_checkpoint"),
         "validation": (stage.Evaluation, "add"),
         "epoch's end": (engine.loop.Trainer, "_report"),
