@@ -163,6 +163,9 @@ class Trainer:
             except RuntimeError as error:
                 if requested() and str(error).startswith("DataLoader worker"):  # it died of the same request
                     raise Stopped(requested()) from None
+                if requested() and distributed.is_lost_connection(error):  # the launcher ends us for another's end
+                    distributed.leave_the_last_word()
+                    raise Stopped(requested()) from None
                 raise
 
     def _rounds(self, log: RunLog) -> None:

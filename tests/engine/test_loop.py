@@ -12,10 +12,12 @@ from torch import nn
 
 from configs.schema import Fine
 from datasets.batch import EpochBatches
+from engine import distributed
 from engine.checkpoint import CheckpointError, read_checkpoint
 from engine.evaluation import evaluate
 from engine.loop import NonFiniteLossError, Trainer
 from engine.optim import make_optimizer, make_scheduler
+from engine.signals import Stopped
 from models.losses import detection_loss
 
 CPU = torch.device("cpu")
@@ -408,6 +410,24 @@ def test_a_worker_dies_while_saving(tmp_path, uninterrupted, monkeypatch):
     assert read_checkpoint(tmp_path / "checkpoints" / "last.pt")["position"]["step"] > 0
     resumed(tmp_path, scores=[0.5, 0.7])
     assert same(*(read_checkpoint(folder / "checkpoints" / "last.pt") for folder in (tmp_path, uninterrupted)))
+
+
+def test_the_launcher_stops_a_process_whose_connection_is_lost(tmp_path, monkeypatch):
+    """Another process has died, of which the launcher speaks: this one leaves without a word."""
+    words = []
+
+    def fail(log):
+        signal.raise_signal(signal.SIGTERM)
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer")
+
+    trainer = make_trainer(tmp_path)
+    monkeypatch.setattr(trainer, "_rounds", fail)
+    monkeypatch.setattr(trainer, "_save_last", lambda: None)
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(distributed, "leave_the_last_word", lambda: words.append(None))
+    with pytest.raises(Stopped) as stopped:
+        trainer.run()
+    assert (stopped.value.status, len(words)) == (143, 1)
 
 
 @pytest.mark.parametrize("steps", [1, 4, 7])
