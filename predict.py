@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, restricted_number_type
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, restricted_number_type
 from torch import Tensor
 
 from assemble import class_names, input_size, read_ours, writable
@@ -32,7 +32,7 @@ from eval.errors import InputError
 from launch import run_script, start
 from models.official import holds_coarse
 from tools.activities import find_activities, smooth, write_csv, write_json
-from tools.arguments import COUNT, WHOLE, Parser, typed
+from tools.arguments import COUNT, NOT_NEGATIVE, WHOLE, Parser, typed
 from tools.prediction import ClipFile, Networks, Prediction, load_networks, predict
 from tools.timeline import timeline_figure
 
@@ -110,7 +110,10 @@ def fine_checkpoint(options: argparse.Namespace, config: Config) -> Path:
 def choose_names(options: argparse.Namespace, config: Config) -> list[str]:
     """Of the classes: from the file asked for, else the run's, which may not be on this machine, else numbers."""
     if options.class_names:
-        return read_class_names(options.class_names, config.data.num_classes)
+        try:
+            return read_class_names(options.class_names, config.data.num_classes)
+        except InputError as error:  # its remedy is an option of training
+            raise InputError(str(error).replace("--data.class_names", "--class_names")) from None
     try:
         return class_names(config)
     except InputError as error:
@@ -238,7 +241,6 @@ def output_names(videos: Sequence[Path]) -> list[str]:
 
 RATES = restricted_number_type("Rate", float, [(">", 0), ("<=", 1000)])
 PROBABILITY = typed(ClosedUnitInterval, "from 0 to 1")
-SECONDS = typed(NonNegativeFloat, "0 or more")
 RATE = typed(RATES, "more than 0 and at most 1000")
 GPU = typed(lambda text: () if text == "cpu" else (NonNegativeInt(text),), "cpu or the number of a GPU")
 
@@ -253,7 +255,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--output", metavar="DIR", type=Path, default=Path("predictions"), help="folder of results (predictions)")
     add("--threshold", metavar="P", type=PROBABILITY, default=0.5, help="least probability of an activity (0.5)")
     add("--top", metavar="N", type=COUNT, help="keep the N activities of the highest scores")
-    add("--smooth", metavar="S", type=SECONDS, default=0.0, help="average over S seconds first (0)")
+    add("--smooth", metavar="S", type=NOT_NEGATIVE, default=0.0, help="average over S seconds first (0)")
     add("--fps", metavar="F", type=RATE, default=FPS, help="frames a second of the training videos (24)")
     add("--window", metavar="N", type=COUNT, help=f"clip frames seen at once (eval.window, else {LONGEST})")
     add("--overlap", metavar="N", type=WHOLE, help="clip frames that windows have in common (a quarter)")

@@ -94,8 +94,11 @@ def read_weights(path: Path) -> dict[str, Any]:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return {"stage": metadata["stage"], "config": json.loads(metadata["config"]), "model": tensors}
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        stage, config = metadata["stage"], json.loads(metadata["config"])
+        if not (isinstance(config, dict) and all(isinstance(options, dict) for options in config.values())):
+            raise ValueError("config")
+        return {"stage": stage, "config": config, "model": tensors}
+    except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged, or not weights of these scripts") from error
 
 

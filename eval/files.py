@@ -26,12 +26,12 @@ def written_whole(path: Path) -> Iterator[Path]:
     """A temporary name to write to, which becomes `path` when all is written; makes the folder where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
-    try:
-        with naming(path):
+    with naming(path):
+        try:
             yield temporary
             temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

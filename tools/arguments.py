@@ -1,13 +1,15 @@
 """What the command lines of tools and predict.py have in common: a mistake is one line that says the rule."""
 
 import argparse
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
 
-from eval.errors import InputError
+from eval.errors import InputError, one_line
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,13 +36,19 @@ def typed(kind: Callable[[str], Any], rule: str) -> Callable[[str], Any]:
     return convert
 
 
+FINITE = ("<", float("inf"))
 COUNT = typed(PositiveInt, "a whole number of at least 1")
 WHOLE = typed(NonNegativeInt, "a whole number of at least 0")
-POSITIVE = typed(restricted_number_type("Positive", float, [(">", 0), ("<", float("inf"))]), "a number above 0")
+POSITIVE = typed(restricted_number_type("Positive", float, [(">", 0), FINITE]), "a number above 0")
+NOT_NEGATIVE = typed(restricted_number_type("NotNegative", float, [(">=", 0), FINITE]), "0 or more")
 
 
 def check_outputs(paths: Sequence[Path], inputs: Sequence[Path] = ()) -> None:
-    """Make their folders; an error now rather than after the work."""
+    """Make their folders and try to write there: an error now rather than after the work.
+
+    Args:
+        inputs: files that no output may replace.
+    """
     for path in paths:
         if path.is_dir():
             raise InputError(f"{path}: is a folder; name a file to write")
@@ -48,8 +56,23 @@ def check_outputs(paths: Sequence[Path], inputs: Sequence[Path] = ()) -> None:
             raise InputError(f"{path}: would replace what is compared; name another file to write")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror}); name another file to write") from None
-    twice = [path for path in paths if paths.count(path) > 1]
-    if twice:
-        raise InputError(f"{twice[0]}: two outputs cannot be one file")
+    files = [path.resolve() for path in paths]
+    for path, file in zip(paths, files, strict=True):
+        if files.count(file) > 1:
+            raise InputError(f"{path}: two outputs cannot be one file")
+
+
+def exit_status(tool: str, work: Callable[[], int | None]) -> int:
+    """Do a tool's work; what it returns, or after one line on stderr 1 for a user's mistake and 130 for Ctrl-C."""
+    try:
+        return work() or 0
+    except (InputError, OSError) as error:
+        print(f"{tool}: error: {one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{tool}: interrupted", file=sys.stderr)
+        return 130

@@ -26,10 +26,11 @@ from typing import Any
 import torch
 
 from eval.errors import InputError
+from eval.files import write_text
 from tools import benchmark_joint as joint
 from tools import benchmark_networks as networks
 from tools import benchmark_table as table
-from tools.arguments import COUNT, POSITIVE, Parser, check_outputs
+from tools.arguments import COUNT, POSITIVE, Parser, check_outputs, exit_status
 from tools.benchmark_timing import Result, Setting, machine
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -103,6 +104,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    return exit_status("benchmark", lambda: run(arguments))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print, write; 1 where a row failed."""
     setting = Setting(arguments.gpu, arguments.quick)
     about = machine(setting.device)
     print("  ".join(f"{key} {value}" for key, value in about.items()), flush=True)
@@ -118,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"\n{report(results, setting, arguments.entered, markdown=arguments.markdown)}")
     if arguments.json:
         contents: dict[str, Any] = {"machine": about, "quick": setting.quick, "rows": results}
-        arguments.json.write_text(json.dumps(contents, indent=1) + "\n")
+        write_text(arguments.json, json.dumps(contents, indent=1) + "\n")
     return int(any(r is not NO_CUDA and "failed" in r for r in results.values()))
 
 

@@ -23,16 +23,17 @@ from typing import NamedTuple
 import torch
 
 from datasets.frames import frame_path
-from eval.errors import InputError, one_line
+from eval.errors import InputError
 from models import CoarseNet, FineNet, save_official
 from models.x3d import VARIANTS
-from tools.arguments import COUNT, POSITIVE, Parser
+from tools.arguments import COUNT, NOT_NEGATIVE, POSITIVE, Parser, exit_status
 from tools.benchmark_data import jpeg_videos
 from tools.benchmark_table import format_table
 from tools.benchmark_timing import machine
 
 PROJECT = Path(__file__).resolve().parents[1]
 FPS, STRIDE = 24, 10
+LONGEST = 24 * 60  # minutes
 PICTURES = 24  # different frames, so that none has more links than file systems allow (65,000)
 STAGES = {
     "fine": "stage 1, evaluation",
@@ -148,20 +149,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     print("  ".join(f"{key} {value}" for key, value in machine(torch.device("cpu")).items()), flush=True)
     wanted = rows(arguments.minutes, arguments.whole, arguments.window)
-    try:
+
+    def work() -> None:
         with tempfile.TemporaryDirectory(dir=arguments.dir) as folder:
             lines = list(measure_all(wanted, Path(folder), arguments.variant, arguments.gpu))
-    except (InputError, OSError) as error:
-        print(f"python -m tools.benchmark_long: error: {one_line(error)}", file=sys.stderr)
-        return 1
-    print(f"\n{format_table(lines, markdown=arguments.markdown)}")
-    return 0
+        print(f"\n{format_table(lines, markdown=arguments.markdown)}")
+
+    return exit_status("python -m tools.benchmark_long", work)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m tools.benchmark_long", description=__doc__)
     parser.add_argument("--minutes", metavar="M", type=POSITIVE, nargs="+", default=[1, 5, 15], help="lengths")
-    parser.add_argument("--whole", metavar="M", type=float, default=1, help="up to this length also whole (default 1)")
+    parser.add_argument("--whole", metavar="M", type=NOT_NEGATIVE, default=1, help="up to here also whole (default 1)")
     parser.add_argument("--window", metavar="N", type=COUNT, default=64, help="clip frames of a window (default 64)")
     parser.add_argument("--variant", choices=list(VARIANTS), default="M", help="size of both networks (default M)")
     parser.add_argument("-gpu", metavar="N|cpu", default="cpu", help="device of the networks (default cpu)")
@@ -170,6 +170,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if min(arguments.minutes) * 60 * FPS < STRIDE:
         parser.error(f"--minutes {min(arguments.minutes):g}: too short for a clip frame; at least 0.01")
+    if max(arguments.minutes) > LONGEST:
+        parser.error(f"--minutes {max(arguments.minutes):g}: at most {LONGEST}, a day")
+    if arguments.gpu != "cpu" and not arguments.gpu.isdecimal():
+        parser.error(f"-gpu {arguments.gpu}: cpu or the number of a GPU")
     if arguments.dir and not Path(arguments.dir).is_dir():
         parser.error(f"--dir {arguments.dir}: no such folder")
     return arguments

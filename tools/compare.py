@@ -23,10 +23,10 @@ from datasets.charades import CLASS_FILE
 from datasets.charades import class_names as names_beside
 from eval.bootstrap import LEVEL
 from eval.charades_localize import Truth, read_ground_truth
-from eval.errors import InputError, one_line
+from eval.errors import InputError
 from tools import compare_figure, compare_output
-from tools.arguments import COUNT, WHOLE, Parser, check_outputs, typed
-from tools.compare_rules import Frames, Reader, score_all
+from tools.arguments import COUNT, WHOLE, Parser, check_outputs, exit_status, typed
+from tools.compare_rules import Frames, Reader, prediction_files, score_all
 
 STRIDE = 10
 FEWEST = 40  # resamples, of which a 95% interval leaves one out at each end
@@ -64,7 +64,8 @@ def name_classes(given: Path | None, ground_truth: Path, num_classes: int) -> li
 def compare(args: argparse.Namespace) -> None:
     """Read everything, score it, print it, write it."""
     outputs = [path for path in (args.json, args.csv, args.figure) if path]
-    check_outputs(outputs, [*args.predictions, args.ground_truth])
+    scored = [file for path in args.predictions for file in prediction_files(path)]
+    check_outputs(outputs, [*scored, args.ground_truth, *([args.class_names] if args.class_names else [])])
     if args.figure:
         compare_figure.check_format(args.figure)
     if args.frames and not args.frames.is_dir():
@@ -94,15 +95,8 @@ def compare(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Compare; 1 with one line on stderr where a file cannot be scored or written."""
-    try:
-        compare(_parse(argv))
-    except (InputError, OSError) as error:
-        print(f"compare: error: {one_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("compare: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    args = _parse(argv)
+    return exit_status("compare", lambda: compare(args))
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

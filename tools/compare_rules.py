@@ -86,6 +86,14 @@ class Frames:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
+def prediction_files(path: Path) -> list[Path]:
+    """What may be scored of a stage's folder: official.txt, released.txt, dense.npz; of a file, that."""
+    if not path.is_dir():
+        return [path]
+    folder = path / "predictions" if (path / "predictions").is_dir() else path
+    return [folder / name for name in ("official.txt", "released.txt", "dense.npz")]
+
+
 @dataclass
 class Reader:
     """Reads prediction files of one ground truth; the first file decides how many classes there are."""
@@ -101,14 +109,14 @@ class Reader:
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; give a stage's folder, as RUN/coarse, or a file")
         if path.is_dir():
-            folder = path / "predictions" if (path / "predictions").is_dir() else path
-            if not (folder / "official.txt").is_file():
+            official, released, dense_steps = prediction_files(path)
+            if not official.is_file():
                 raise InputError(f"{path}: no predictions/official.txt in it; give a stage's folder, as RUN/coarse")
-            found = self.read(folder / "official.txt")
-            if self.frames and (folder / "released.txt").is_file():
-                found |= self.read(folder / "released.txt")
-            if (folder / "dense.npz").is_file():
-                found |= self.read(folder / "dense.npz")
+            found = self.read(official)
+            if self.frames and released.is_file():
+                found |= self.read(released)
+            if dense_steps.is_file():
+                found |= self.read(dense_steps)
             return found
         if path.suffix.lower() == ".npz":
             return self._dense(path)

@@ -9,8 +9,10 @@ that the rule scores: the AP to be expected of random scores. Averages over clas
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -24,9 +26,10 @@ from datasets.clips import find_videos, frame_labels, video_length
 from datasets.demo import ANNOTATIONS, GROUND_TRUTH, SUMMARY
 from datasets.demo_scene import FPS
 from eval import charades_localize
-from eval.errors import InputError, one_line
+from eval.errors import InputError
+from eval.files import written_whole
 from eval.per_frame import released_frames
-from tools.arguments import Parser
+from tools.arguments import Parser, check_outputs, exit_status
 
 RULES = ("official", "released")
 STREAMS = {"fine": "Fine stream", "coarse": "Coarse-Fine"}
@@ -48,28 +51,39 @@ class Scores:
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """One line for whatever reading a damaged file, or one of another kind, trips over."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not a JSON file ({error}); run the demo again") from None
+        yield
+    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not what the demo writes there ({error}); run the demo again") from None
 
 
 def stream_scores(run: Path, stage: str) -> Scores:
-    metrics = read_json(run / stage / "metrics.json")
-    return Scores(STREAMS[stage], {rule: np.array(metrics[f"AP_{rule}"], float) for rule in RULES})
+    path = run / stage / "metrics.json"
+    with damage_named(path):
+        metrics = read_json(path)
+        return Scores(STREAMS[stage], {rule: np.array(metrics[f"AP_{rule}"], float) for rule in RULES})
 
 
 def chance_scores(run: Path, data: Path) -> Scores:
     """The positive rate of every class in the test videos at the frames of each rule."""
     names = class_names(data / ANNOTATIONS)
-    settings = yaml.safe_load((run / "fine" / "config.yaml").read_text(encoding="utf-8"))["data"]
+    path = run / "fine" / "config.yaml"
+    with damage_named(path):
+        data_options = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
+        min_frames, stride = data_options["min_frames"], data_options["stride"]
     truth = charades_localize.read_ground_truth(data / GROUND_TRUTH, len(names))
     official = [charades_localize.frame_labels(*known, len(names)) for known in truth.values()]
     released = []
     tested = load(data / ANNOTATIONS, len(names)).subset("testing")
-    for video, n in find_videos(tested, data / "frames", min_frames=settings["min_frames"]).videos:
-        L = min(n, video_length(n, settings["stride"]) * settings["stride"])
+    for video, n in find_videos(tested, data / "frames", min_frames=min_frames).videos:
+        L = min(n, video_length(n, stride) * stride)
         released.append(frame_labels(video, n, len(names)).numpy().T[released_frames(L)])
     labels = {"official": official, "released": released}
     return Scores("chance", {rule: np.concatenate(videos).mean(0) for rule, videos in labels.items()})
@@ -113,7 +127,8 @@ def draw(run: Path, data: Path, output: Path, context: list[int]) -> None:
         for stage in STREAMS
     }
     grid = run / "coarse" / "predictions" / "grid.json"
-    chosen = read_json(grid) if grid.is_file() else {}
+    with damage_named(grid):
+        chosen = dict(read_json(grid)) if grid.is_file() else {}
 
     videos = choose_videos(truth, context)
     figure = Figure(figsize=(6.4 * len(videos), 9), layout="constrained")
@@ -135,8 +150,8 @@ def draw(run: Path, data: Path, output: Path, context: list[int]) -> None:
     kinds = {"tab:orange": "context activity", "tab:blue": "other activity"}
     panels[0, -1].legend(handles=[Patch(color=colour, label=kind) for colour, kind in kinds.items()], fontsize="small")
     figure.colorbar(image, ax=panels[1:], label="score", shrink=0.5)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=100)
+    with written_whole(output) as partial:
+        figure.savefig(partial, dpi=100, format="png")
 
 
 def choose_videos(truth: dict[str, charades_localize.Truth], context: list[int]) -> list[str]:
@@ -175,16 +190,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", metavar="PNG", type=Path, help="the picture (default: RUN_DIR/demo.png)")
     args = parser.parse_args(argv)
     output = args.output or args.run / "demo.png"
-    try:
-        context = read_json(args.data / SUMMARY)["context_classes"]
+    if output.suffix != ".png":
+        parser.error(f"--output {output}: a name that ends in .png")
+
+    def work() -> None:
+        check_outputs([output])
+        with damage_named(args.data / SUMMARY):
+            context = [int(label) for label in read_json(args.data / SUMMARY)["context_classes"]]
         rows = [chance_scores(args.run, args.data), *(stream_scores(args.run, stage) for stage in STREAMS)]
         print("\n".join([*table(rows, np.array(context)), "", *verdicts(*rows, np.array(context))]))
         draw(args.run, args.data, output, context)
-    except (InputError, OSError) as error:
-        print(f"demo_summary: error: {one_line(error)}", file=sys.stderr)
-        return 1
-    print(f"picture: {output}")
-    return 0
+        print(f"picture: {output}")
+
+    return exit_status("demo_summary", work)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from configs.schema import Config
 from datasets import KINDS
 from datasets.annotations import read_class_names
 from eval.charades_localize import Truth, read_ground_truth
-from eval.errors import InputError, one_line
+from eval.errors import InputError
 from eval.files import write_text
-from tools.arguments import Parser, check_outputs
+from tools.arguments import Parser, check_outputs, exit_status
 from tools.report_data import RunRecord, read_run
 from tools.report_page import page_values, render
 from tools.report_videos import VideoRecord, choose, read_video
@@ -89,16 +89,14 @@ def main(argv: list[str] | None = None) -> int:
     output = args.output or args.run / "report.html"
     if output.suffix != ".html":
         parser.error(f"--output {output}: a name that ends in .html")
-    try:
+
+    def work() -> None:
         if args.output:
             check_outputs([output])
-        page = report(args.run, videos=args.videos, config=args.config)
-        write_text(output, page)
-    except (InputError, OSError) as error:
-        print(f"report: error: {one_line(error)}", file=sys.stderr)
-        return 1
-    print(f"report: {output}")
-    return 0
+        write_text(output, report(args.run, videos=args.videos, config=args.config))
+        print(f"report: {output}")
+
+    return exit_status("report", work)
 
 
 if __name__ == "__main__":

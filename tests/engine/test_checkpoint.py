@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from configs.schema import Config, Data, Fine, Model, Run
 from engine.checkpoint import (
@@ -14,6 +15,7 @@ from engine.checkpoint import (
     previous,
     read_checkpoint,
     read_newest,
+    read_weights,
     save_checkpoint,
 )
 
@@ -163,3 +165,11 @@ def test_other_changed_settings_are_listed(path):
     ]
     with pytest.raises(CheckpointError, match=r"model\.pool"):
         changed_settings(path, Config().to_dict(), Config(model=Model(pool="avg")).to_dict(), "coarse")
+
+
+@pytest.mark.parametrize("config", ["[]", "{", '{"data": 3}'])
+def test_weights_of_another_configuration_are_damaged(tmp_path, config):
+    path = tmp_path / "best.safetensors"
+    save_file({"weight": torch.zeros(2)}, path, {"stage": "fine", "config": config})
+    with pytest.raises(CheckpointError, match=r"best\.safetensors: damaged, or not weights of these scripts"):
+        read_weights(path)

@@ -50,6 +50,9 @@ def test_measuring():
         (["--minutes", "0.001"], "--minutes 0.001: too short"),
         (["--minutes", "inf"], "--minutes: 'inf' is not a number above 0"),
         (["--window", "0"], "--window: '0' is not a whole number of at least 1"),
+        (["--minutes", "1e300"], "at most 1440, a day"),
+        (["--whole", "nan"], "--whole: 'nan' is not 0 or more"),
+        (["-gpu", "abc"], "-gpu abc: cpu or the number of a GPU"),
         (["--dir", "nowhere"], "--dir nowhere: no such folder"),
     ],
 )

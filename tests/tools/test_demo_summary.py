@@ -1,6 +1,7 @@
 """The demo's summary: its table, its verdicts and its picture, from the files that the stages leave."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +95,16 @@ def test_missing_results_are_one_line(data, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "config.yaml" in error
+
+
+@pytest.mark.parametrize("contents", ["{}", "[1]", "a: [", ""])
+@pytest.mark.parametrize("name", ["fine/metrics.json", "coarse/metrics.json", "fine/config.yaml", "demo.json"])
+def test_damaged_files_are_one_line(run, data, tmp_path, capsys, name, contents):
+    if name == "demo.json":
+        data = shutil.copytree(data, tmp_path / "data")
+    path = (data if name == "demo.json" else run) / name
+    path.write_text(contents)
+    assert demo_summary.main([str(run), str(data)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith(f"demo_summary: error: {path}: not what the demo writes there")
