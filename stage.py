@@ -36,7 +36,7 @@ from engine.checkpoint import previous
 from engine.evaluation import Criterion, Forward, Prepare, evaluate
 from engine.loop import Trainer
 from engine.optim import make_optimizer, make_scheduler
-from engine.step import SecondHead
+from engine.step import SecondHead, Step
 from eval.detection import DetectionEvaluator
 from eval.errors import InputError
 from eval.files import write_text
@@ -283,23 +283,29 @@ def run_stage(
     if config.run.compile:
         net.compile()
     optimizer = make_optimizer(net, stage, fusion_lr_factor=fusion_lr_factor)
-    trainer = Trainer(
+    step = Step(
         model=net,
         forward=forward,
         criterion=CRITERION,
         optimizer=optimizer,
+        scores=ClipScores(),
+        accumulate=stage.accumulate,
+        clip_grad=stage.clip_grad,
+        device=device,
+        precision=config.run.precision,
+        second_head=second_head,
+    )
+    trainer = Trainer(
+        step=step,
         scheduler=make_scheduler(optimizer, stage),
         loader=train_loader(config, stage, annotations, device, store, fine_clips=fine_clips),
         prepare=padded_alike(Preparer()),
         validate=evaluation,
         keep=evaluation.keep,
-        scores=ClipScores(),
         stage=stage,
         folder=folder,
         identity=identity(name, config),
         device=device,
-        precision=config.run.precision,
-        second_head=second_head,
     )
     if config.run.resume == "auto" and (trainer.last.is_file() or previous(trainer.last).is_file()):
         trainer.resume()

@@ -1,11 +1,9 @@
 """The training loop, the same for both stages (Coarse-Fine Networks, section 4.1).
 
-The network, the data and the metrics arrive as arguments:
+The step (engine.step), the data and the metrics arrive as arguments:
 
-    forward(model, batch) -> logits (B,C,L), at the frames of batch["labels"]
-    criterion(logits, labels, mask, mask_total=...) -> {"loss", "cls_loss", "loc_loss"}
     loader -> batches; loader.batch_sampler.set_position(epoch, batch) says where it continues
-    prepare(batch, device) -> the batch on the device, ready for `forward`
+    prepare(batch, device) -> the batch on the device, ready for the step
 
 With several processes (engine.distributed) each runs this on its share of every batch, and all stop together.
 """
@@ -22,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from configs.schema import Stage
@@ -36,11 +33,11 @@ from engine.checkpoint import (
     save_weights,
     set_random_state,
 )
-from engine.evaluation import Batch, Criterion, Forward, Prepare
+from engine.evaluation import Batch, Prepare
 from engine.log import RunLog, percent, progress, say
 from engine.meter import Meter
 from engine.signals import Stopped, deferred, requested, stop_requests
-from engine.step import SecondHead, Step, TrainingScores
+from engine.step import Step
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -65,45 +62,32 @@ class Trainer:
     """Trains one stage: epochs, a validation after each round, checkpoints `last.pt` and `best.pt`.
 
     Args:
+        step: how a batch changes the weights; its scores are what the console reports as the mAP of training clips.
         folder: of the stage; `checkpoints/`, `metrics.jsonl` and `tensorboard/` are written there.
         validate: model -> metrics, with the value to select by under "selection".
         keep: called with the metrics of a validation that is the best so far, once `best.pt` is written.
-        scores: collects what the console reports as the mAP of training clips.
         identity: what goes into every checkpoint beside the weights, "stage" and "config" among it.
-        precision: "fp32", or "bf16" or "fp16" by autocast, fp16 with scaled gradients.
-        second_head: what else is trained; None where the logits are all.
     """
 
     def __init__(
         self,
         *,
-        model: nn.Module,
-        forward: Forward,
-        criterion: Criterion,
-        optimizer: Optimizer,
+        step: Step,
         scheduler: LRScheduler,
         loader: Iterable[Batch],
         prepare: Prepare,
         validate: Callable[[nn.Module], dict[str, Any]],
         keep: Callable[[Mapping[str, Any]], None],
-        scores: TrainingScores,
         stage: Stage,
         folder: Path,
         identity: Mapping[str, Any],
         device: torch.device,
-        precision: str = "fp32",
-        second_head: SecondHead | None = None,
     ) -> None:
-        self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
+        self.step, self.model, self.optimizer, self.scheduler = step, step.model, step.optimizer, scheduler
         self.loader, self.prepare, self.validate = loader, prepare, validate
-        self.keep, self.scores = keep, scores
+        self.keep = keep
         self.stage, self.folder, self.identity, self.device = stage, folder, identity, device
         self.position = Position()
-        self.step = Step(
-            model=model, forward=forward, criterion=criterion, optimizer=optimizer, scores=scores,
-            accumulate=stage.accumulate, clip_grad=stage.clip_grad, device=device, precision=precision,
-            second_head=second_head,
-        )  # fmt: skip
 
     @property
     def last(self) -> Path:
@@ -196,7 +180,7 @@ class Trainer:
         at, total = self.position, self.loader.batch_sampler.batches_per_epoch
         self.loader.batch_sampler.set_position(at.epoch, at.batch)
         self.model.train()
-        half, waiting = Meter(self.scores), time.perf_counter()
+        half, waiting = Meter(self.step.scores), time.perf_counter()
         title = f"Epoch {at.epoch + 1}/{self.stage.epochs}"
         for batch in progress(self.loader, total - at.batch, title):
             batch = self.prepare(batch, self.device)
@@ -208,7 +192,7 @@ class Trainer:
             waiting = now
             if at.batch in (total // 2, total) or self.finished:
                 self._report(log, half)
-                half, waiting = Meter(self.scores), time.perf_counter()
+                half, waiting = Meter(self.step.scores), time.perf_counter()
             if signal:
                 self._save_last()
                 raise Stopped(signal)

@@ -1,4 +1,10 @@
-"""One optimizer step: the gradients of a batch, by autocast, in parts and over all processes."""
+"""One optimizer step: the gradients of a batch, by autocast, in parts and over all processes.
+
+The network and what it learns from arrive as arguments:
+
+    forward(model, batch) -> logits (B,C,L), at the frames of batch["labels"]
+    criterion(logits, labels, mask, mask_total=...) -> {"loss", "cls_loss", "loc_loss"}
+"""
 
 import warnings
 from collections import defaultdict
@@ -85,8 +91,8 @@ class Step:
         accumulate: int,
         clip_grad: float | None,
         device: torch.device,
-        precision: str,
-        second_head: SecondHead | None,
+        precision: str = "fp32",
+        second_head: SecondHead | None = None,
     ) -> None:
         self.model, self.forward, self.criterion = model, forward, criterion
         self.optimizer, self.scores, self.second_head = optimizer, scores, second_head

@@ -10,6 +10,7 @@ from configs.schema import Fine
 from datasets.batch import EpochBatches
 from engine.loop import Trainer
 from engine.optim import make_optimizer, make_scheduler
+from engine.step import Step
 from models.losses import detection_loss
 
 CPU = torch.device("cpu")
@@ -73,22 +74,28 @@ def make_trainer(
         score = next(scores)
         return {"selection": score, "mAP_official": score, "mAP_released": None, "loss": 0.5}
 
-    return Trainer(
+    step = Step(
         model=net,
         forward=lambda model, batch: model(batch["clip"]),
         criterion=partial(detection_loss, align_corners=True),
         optimizer=optimizer,
+        scores=NoScores(),
+        accumulate=stage.accumulate,
+        clip_grad=stage.clip_grad,
+        device=CPU,
+        precision=precision,
+    )
+    return Trainer(
+        step=step,
         scheduler=make_scheduler(optimizer, stage),
         loader=loader or ToyLoader(),
         prepare=lambda batch, device: batch,
         validate=validate,
         keep=kept.append,
-        scores=NoScores(),
         stage=stage,
         folder=folder,
         identity={"stage": stage_name, "config": config or {}},
         device=CPU,
-        precision=precision,
     )
 
 
