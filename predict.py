@@ -134,9 +134,7 @@ def predict_video(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".predict-") as scratch:
         clip = ClipFile(Path(scratch, "clip"), input_size(config))
         n, problem = read_video(video, clip, stride=config.data.stride, fps=options.fps)
-        predicted = predict(
-            nets, clip, n, Path(scratch, "features"), window=window, overlap=overlap, progress=progress
-        )
+        predicted = predict(nets, clip, n, Path(scratch, "features"), window=window, overlap=overlap, progress=progress)
         written = write_results(Path(scratch), video, name, predicted, problem, classes, options)
         for path in written:
             path.replace(folder / path.name)

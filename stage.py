@@ -342,6 +342,7 @@ def identity(name: str, config: Config) -> dict[str, Any]:
 
 def print_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
     """Both rules by name, and what they were computed on."""
+
     def percent(key: str) -> str:
         return "undefined" if metrics.get(key) is None else f"{100 * metrics[key]:.2f}"
 

@@ -1,6 +1,6 @@
 """Stage 1: train the Fine stream, X3D, on densely sampled clips (Coarse-Fine Networks, section 4.1).
 
-    python train_fine.py -gpu 0 --data.frames DIR --data.annotations FILE
+python train_fine.py -gpu 0 --data.frames DIR --data.annotations FILE
 """
 
 from assemble import build_fine

@@ -84,11 +84,11 @@ def _coverage(thing: Thing) -> np.ndarray:
         state.astype(np.float32)[:, None, None]
         for state in (thing.x, thing.y, thing.radius, thing.angle, thing.opacity)
     )
-    dx = np.arange(WIDTH, dtype=np.float32) - x                  # (n,1,W)
-    dy = np.arange(HEIGHT, dtype=np.float32)[:, None] - y        # (n,H,1)
-    u = (np.cos(angle) * dx + np.sin(angle) * dy) / radius       # along the thing's own axes, in radii
+    dx = np.arange(WIDTH, dtype=np.float32) - x  # (n,1,W)
+    dy = np.arange(HEIGHT, dtype=np.float32)[:, None] - y  # (n,H,1)
+    u = (np.cos(angle) * dx + np.sin(angle) * dy) / radius  # along the thing's own axes, in radii
     v = (np.cos(angle) * dy - np.sin(angle) * dx) / radius
-    edge = (1 - OUTLINES[thing.shape](u, v)) * radius            # pixels to the outline, positive inside
+    edge = (1 - OUTLINES[thing.shape](u, v)) * radius  # pixels to the outline, positive inside
     return opacity * np.clip(edge + 0.5, 0, 1)
 
 

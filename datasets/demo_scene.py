@@ -34,22 +34,22 @@ CONTEXT_CLASSES = tuple(i for i, name in enumerate(CLASSES) if " after " in name
 SHAPES = ("bar", "ellipse", "triangle", "cross", "square")
 
 
-Range = tuple[int, int]   # shortest and longest, in frames, both included
+Range = tuple[int, int]  # shortest and longest, in frames, both included
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rhythm:
     """When things happen."""
 
-    frames: Range             # of a video
-    clip_span: int            # frames of a training clip: no window of so many shows the cue and what depends on it
+    frames: Range  # of a video
+    clip_span: int  # frames of a training clip: no window of so many shows the cue and what depends on it
     cue: Range
     context: Range
-    rest: Range               # of one thing, between two of its motions
-    lengths: dict[str, Range]   # of the motions, by their key in MOTIONS
-    endless: float            # probability of a further thing that never rests
-    quiet: Range = (0, 0)     # of all things, between two bursts
-    burst: Range | None = None   # None: the whole video
+    rest: Range  # of one thing, between two of its motions
+    lengths: dict[str, Range]  # of the motions, by their key in MOTIONS
+    endless: float  # probability of a further thing that never rests
+    quiet: Range = (0, 0)  # of all things, between two bursts
+    burst: Range | None = None  # None: the whole video
 
     @property
     def gap(self) -> Range:
@@ -58,12 +58,12 @@ class Rhythm:
 
 
 STEADY = Rhythm(
-    frames=(232, 256),   # all of it fits into 128 steps of 2 frames
+    frames=(232, 256),  # all of it fits into 128 steps of 2 frames
     clip_span=32,
     cue=(24, 36),
     context=(32, 52),
     rest=(8, 40),
-    lengths={   # a third of a second is 8
+    lengths={  # a third of a second is 8
         "travel": (20, 60),
         "resize": (16, 60),
         "swing": (16, 60),
@@ -108,7 +108,7 @@ class Thing:
     """One sprite: its look, and its state in each of the video's n frames (arrays of n)."""
 
     shape: str
-    colour: np.ndarray   # (3,) RGB, 0 to 255
+    colour: np.ndarray  # (3,) RGB, 0 to 255
     x: np.ndarray
     y: np.ndarray
     radius: np.ndarray
@@ -151,7 +151,7 @@ def draw_scene(seed: int, index: int, rhythm: Rhythm = STEADY) -> Scene:
         thing = _draw_thing(rng, frames, x=WIDTH / 2 + ((column + 0.5) / len(plans) - 0.5) * 50)
         motions += [_move(thing, step, rng) for step in plan]
         things.append(thing)
-    cue = CUES[np.random.default_rng([seed, index, 1]).integers(2)]   # a draw of its own: nothing else depends on it
+    cue = CUES[np.random.default_rng([seed, index, 1]).integers(2)]  # a draw of its own: nothing else depends on it
     return Scene(frames, tuple(things), tuple(motions), Activity(cue, first, stop))
 
 

@@ -1,6 +1,6 @@
 """The form of the annotations as a JSON Schema, for editors and validators.
 
-    python -m datasets.schema > annotations.schema.json
+python -m datasets.schema > annotations.schema.json
 """
 
 import argparse

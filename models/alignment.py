@@ -24,7 +24,7 @@ def gaussian_weights(centres: Tensor, fine_mask: Tensor, *, scale: float = 1 / 8
     """
     t = torch.arange(fine_mask.shape[1], dtype=centres.dtype, device=centres.device)
     sigma = fine_mask.to(centres.dtype).sum(1).view(-1, 1, 1) * scale
-    distance = t.view(1, -1, 1) - centres.unsqueeze(1)                # (B,T',J)
+    distance = t.view(1, -1, 1) - centres.unsqueeze(1)  # (B,T',J)
     weights = torch.exp(-distance.square() / (2 * sigma.square() + 1e-16))
     return weights / (weights.amax(1, keepdim=True) + 1e-16)
 

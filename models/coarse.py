@@ -56,9 +56,7 @@ class CoarseNet(nn.Module):
                 raise ValueError(f"{name} is one of {choices}, not {value!r}")
         self.variant, self.pool = named_variant(variant), pool
         self.alignment, self.gaussian_scale = alignment, gaussian_scale
-        self.backbone = Backbone(
-            self.variant, bn_splits=bn_splits, checkpoint_activations=checkpoint_activations
-        )
+        self.backbone = Backbone(self.variant, bn_splits=bn_splits, checkpoint_activations=checkpoint_activations)
         self.grid_pool = GridPool(self.variant.out[0]) if pool == "grid" else None
         self.fusion = self.logit_fusion = None
         if fusion == "lateral":

@@ -34,9 +34,7 @@ class FineNet(nn.Module):
         if task not in TASKS:
             raise ValueError(f"task is one of {TASKS}, not {task!r}")
         self.variant, self.task = named_variant(variant), task
-        self.backbone = Backbone(
-            self.variant, bn_splits=bn_splits, checkpoint_activations=checkpoint_activations
-        )
+        self.backbone = Backbone(self.variant, bn_splits=bn_splits, checkpoint_activations=checkpoint_activations)
         self.head = Head(self.variant.conv5, self.variant.hidden, num_classes, dropout=dropout)
         initialise(self)
 

@@ -51,11 +51,11 @@ class AlignedLevel(nn.Module):
             (B,J,49,C).
         """
         f = features.to(weights.dtype).flatten(3).permute(0, 2, 3, 1).contiguous()  # (B,T',49,C)
-        attention = torch.sigmoid(self.attention(f).squeeze(-1))        # (B,T',49)
-        with torch.autocast(f.device.type, enabled=False):              # sums over time need float32
+        attention = torch.sigmoid(self.attention(f).squeeze(-1))  # (B,T',49)
+        with torch.autocast(f.device.type, enabled=False):  # sums over time need float32
             attention = attention.to(weights.dtype) * mask.to(weights.dtype).unsqueeze(-1)
-            weighted = (f * attention.unsqueeze(-1)).flatten(2)         # (B,T',49*C)
-            to_coarse = weights.transpose(1, 2)                         # (B,J,T')
+            weighted = (f * attention.unsqueeze(-1)).flatten(2)  # (B,T',49*C)
+            to_coarse = weights.transpose(1, 2)  # (B,J,T')
             numerator = torch.bmm(to_coarse, weighted).unflatten(2, f.shape[2:])
             denominator = torch.bmm(to_coarse, attention).unsqueeze(-1)
             return numerator / (denominator + 1e-6)
@@ -104,7 +104,7 @@ def calibrate(x: Tensor, shift: Tensor, scale: Tensor | None = None) -> Tensor:
     """x * scale + shift, without scale x + shift: x (B,C,J,H,W), the others (B,J,h,w,C), h and w divide H and W."""
     H, W = x.shape[3:]
     h, w = shift.shape[2:4]
-    cells = x.unflatten(4, (w, W // w)).unflatten(3, (h, H // h))                # (B,C,J,h,H/h,w,W/w)
+    cells = x.unflatten(4, (w, W // w)).unflatten(3, (h, H // h))  # (B,C,J,h,H/h,w,W/w)
     if scale is not None:
         cells = cells * _of_cells(scale, x)
     return (cells + _of_cells(shift, x)).reshape(x.shape)
@@ -129,9 +129,7 @@ class FeatureFusion(nn.Module):
         self.levels = nn.ModuleDict({name: AlignedLevel(c, c) for name, c in zip(LEVELS, channels, strict=True)})
         self.stages = nn.ModuleList(StageCalibration() if per_stage else StageMix(sum(channels), c) for c in channels)
 
-    def forward(
-        self, features: Mapping[str, Tensor], mask: Tensor, weights: Tensor
-    ) -> list[tuple[Tensor, Tensor]]:
+    def forward(self, features: Mapping[str, Tensor], mask: Tensor, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Features {level: (B,C_l,T',7,7)} -> for each stage, the shift and scale (B,J,49,C) that it may use."""
         pairs = [level(level.align(features[name], mask, weights)) for name, level in self.levels.items()]
         if self.per_stage:
@@ -152,5 +150,5 @@ class LogitFusion(AlignedLevel):
 
     def fuse(self, logits: Tensor, features: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
         """Logits (B,classes,J), features (B,C,T',7,7) -> (B,classes,J)."""
-        shift, scale = self(self.align(features, mask, weights).mean(2))        # (B,J,classes)
+        shift, scale = self(self.align(features, mask, weights).mean(2))  # (B,J,classes)
         return logits * torch.sigmoid(scale).transpose(1, 2) + shift.transpose(1, 2)

@@ -73,7 +73,7 @@ def masked_mean(features: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
         (B,J,49,C), in the weights' type.
     """
     with torch.autocast(features.device.type, enabled=False):  # sums over time need float32
-        weights = weights * mask.to(weights.dtype).unsqueeze(-1)                       # (B,T',J)
-        f = features.to(weights.dtype).flatten(3).permute(0, 2, 3, 1)                  # (B,T',49,C)
+        weights = weights * mask.to(weights.dtype).unsqueeze(-1)  # (B,T',J)
+        f = features.to(weights.dtype).flatten(3).permute(0, 2, 3, 1)  # (B,T',49,C)
         sums = torch.bmm(weights.transpose(1, 2), f.flatten(2)).unflatten(2, f.shape[2:])
         return sums / weights.sum(1).clamp(min=1).view(*sums.shape[:2], 1, 1)

@@ -24,7 +24,7 @@ def detection_loss(
         {"loss", "cls_loss", "loc_loss"}: scalars, computed from the logits in float32 or wider.
     """
     logits = resize_logits(logits, labels.shape[2], align_corners=align_corners)
-    mask = mask.to(logits.dtype).unsqueeze(1)                                    # (B,1,L)
+    mask = mask.to(logits.dtype).unsqueeze(1)  # (B,1,L)
     labels = labels.to(logits.dtype) * mask
     highest = logits.masked_fill(mask == 0, torch.finfo(logits.dtype).min).amax(2)
     cls_loss = F.binary_cross_entropy_with_logits(highest, labels.amax(2))

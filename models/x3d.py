@@ -235,9 +235,9 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,w5,T,H,W) -> (B,classes,T)."""
-        x = x.mean((3, 4), keepdim=True)                        # (B,w5,T,1,1)
-        x = F.relu(self.hidden(x)).flatten(2).transpose(1, 2)   # (B,T,hidden)
-        return self.classify(self.dropout(x)).transpose(1, 2)   # (B,classes,T)
+        x = x.mean((3, 4), keepdim=True)  # (B,w5,T,1,1)
+        x = F.relu(self.hidden(x)).flatten(2).transpose(1, 2)  # (B,T,hidden)
+        return self.classify(self.dropout(x)).transpose(1, 2)  # (B,classes,T)
 
 
 def initialise(net: nn.Module) -> None:

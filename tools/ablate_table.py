@@ -120,7 +120,7 @@ def score_run(config: Config, truth: Mapping[str, Truth], counts: np.ndarray) ->
 
 def estimate(seeds: Sequence[Sampled], classes: Sequence[int], base: Sequence[Sampled] | None = None) -> Estimate:
     """Of mAP over some classes; with `base`, of its difference to that one's, seed by seed."""
-    means, resamples = map(np.array, zip(*(seed.mean(classes) for seed in seeds), strict=True))   # (S,), (S,B)
+    means, resamples = map(np.array, zip(*(seed.mean(classes) for seed in seeds), strict=True))  # (S,), (S,B)
     if base is not None:
         others, other_resamples = zip(*(seed.mean(classes) for seed in base), strict=True)
         means, resamples = means - others, resamples - other_resamples

@@ -28,8 +28,8 @@ from tools.benchmark_timing import Result, Setting, median_seconds
 WIDTH, HEIGHT, SIZE = 320, 240, 224
 FRAMES = 64
 AP_ROWS, CLASSES = 46_575, 157  # 25 frames of each of Charades' 1863 test videos
-VIDEO_FRAMES, WINDOW = 75, 32   # feature frames of a video of 31 s, and of a clip's window
-SPARE_FRAMES = 10               # a training clip starts at one of the first ten frames
+VIDEO_FRAMES, WINDOW = 75, 32  # feature frames of a video of 31 s, and of a clip's window
+SPARE_FRAMES = 10  # a training clip starts at one of the first ten frames
 CPU = torch.device("cpu")
 
 

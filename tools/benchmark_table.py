@@ -79,13 +79,21 @@ BOTH_WORKS = {
 LINES = (
     _network(WORKS["fine_eval"], "fine_eval", floor=4.8, beside="fine_eval_plain", published="22x floor"),
     _network(
-        WORKS["fine_train"], "fine_train", floor=10, gigabytes=4.8, beside="fine_train_plain",
+        WORKS["fine_train"],
+        "fine_train",
+        floor=10,
+        gigabytes=4.8,
+        beside="fine_train_plain",
         published="32x floor, 6.6 GB",
     ),
     _network("the same, activations computed again", "fine_train_checkpointed", floor=13, gigabytes=2.6),
     _network(WORKS["coarse_eval"], "coarse_eval", beside="coarse_eval_plain"),
     _network(
-        WORKS["coarse_train"], "coarse_train", floor=10.5, gigabytes=5.5, beside="coarse_train_plain",
+        WORKS["coarse_train"],
+        "coarse_train",
+        floor=10.5,
+        gigabytes=5.5,
+        beside="coarse_train_plain",
         published="59x floor, 12.0 GB",
     ),
     _network("the same, activations computed again", "coarse_train_checkpointed", gigabytes=3.3),
@@ -218,7 +226,8 @@ def loader_workers(results: Results, entered: tuple[float, int] | None) -> Table
         if "seconds" in results.get(row, {}):
             result = results[row]
             steps[f"{WORKS[row].removesuffix(', B=2')}, here"] = (
-                result["seconds"] * FRAMES / result["frames"], result["batch"]
+                result["seconds"] * FRAMES / result["frames"],
+                result["batch"],
             )
     if entered:
         steps["entered"] = entered

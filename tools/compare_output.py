@@ -127,9 +127,7 @@ def write_json(path: Path, scored: Sequence[Scored], names: Sequence[str], about
     contents = about | {
         "classes": list(names),
         "predictions": [{"path": path, "rules": rules} for path, rules in files.items()],
-        "differences": [
-            {"path": path, "minus": scored[0].path, "rules": rules} for path, rules in differences.items()
-        ],
+        "differences": [{"path": path, "minus": scored[0].path, "rules": rules} for path, rules in differences.items()],
     }
     write_text(path, json.dumps(contents, indent=1, allow_nan=False) + "\n")
 

@@ -152,9 +152,7 @@ def _joined(windows: list[Window], stride: int, logits: Iterable[Tensor]) -> Ten
 VIDEO = "video"  # its name in the store of its own
 
 
-def _extract(
-    nets: Networks, clip: ClipFile, windows: list[Window], folder: Path, progress: Progress
-) -> FeatureStore:
+def _extract(nets: Networks, clip: ClipFile, windows: list[Window], folder: Path, progress: Progress) -> FeatureStore:
     """The Fine stream's features, as stage 2 stores them."""
     config, joins = nets.config, Joins()
     with FeatureWriter(

@@ -146,6 +146,4 @@ def test_a_launched_process_is_killed(launched):
     os.kill(int(second), signal.SIGKILL)
     _, said = launched.communicate(timeout=60)
     assert launched.returncode == 137
-    assert said.splitlines() == [
-        "train_fine.py: error: process 1 was ended by SIGKILL; the same command continues"
-    ]
+    assert said.splitlines() == ["train_fine.py: error: process 1 was ended by SIGKILL; the same command continues"]

@@ -165,7 +165,7 @@ class Reference:
         """Fine features f (B,C,T',h,w) at the coarse frames: (B,C,J,h,w)."""
         attention = torch.sigmoid(self.two_layers(f, part, "at1", "at2"))
         weights = gaussian(centres, mask)
-        A = attention.unsqueeze(3) * weights[:, None, :, :, None, None]            # (B,1,T',J,h,w)
+        A = attention.unsqueeze(3) * weights[:, None, :, :, None, None]  # (B,1,T',J,h,w)
         A = A * mask.double()[:, None, :, None, None, None]
         return (f.unsqueeze(3) * A).sum(2) / (A.sum(2) + 1e-6)
 

@@ -79,9 +79,7 @@ def watch_coarse(net, seen):
 
     def record(stage):
         def hook(_, args, out):
-            seen[f"shift{stage}"], seen[f"scale{stage}"] = (
-                x.mean((2, 3)).transpose(1, 2)[:, ::8] for x in out
-            )
+            seen[f"shift{stage}"], seen[f"scale{stage}"] = (x.mean((2, 3)).transpose(1, 2)[:, ::8] for x in out)
 
         return hook
 

@@ -62,10 +62,10 @@ class TestSampleFrames:
     def test_equals_grid_sample(self, frames, trailing):
         x = torch.randn(2, 4, frames, *trailing, generator=generator(), dtype=torch.float64)
         at = self.locations(frames)
-        grid = torch.stack([torch.zeros_like(at), 2 * at / max(frames - 1, 1) - 1], -1).unsqueeze(2)   # (B,J,1,2): x, y
+        grid = torch.stack([torch.zeros_like(at), 2 * at / max(frames - 1, 1) - 1], -1).unsqueeze(2)  # (B,J,1,2): x, y
         expected = F.grid_sample(
             x.transpose(1, 2).flatten(2).transpose(1, 2).unsqueeze(3), grid, align_corners=True, padding_mode="border"
-        )                                                                                              # (B,C*P,J,1)
+        )  # (B,C*P,J,1)
         expected = expected.squeeze(3).unflatten(1, (4, *trailing)).movedim(-1, 2)
         torch.testing.assert_close(sample_frames(x, at), expected)
 

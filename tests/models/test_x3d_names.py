@@ -24,9 +24,7 @@ NEUTRAL = {f"backbone.stages.0.0.shortcut.norm.{name}" for name in ("weight", "b
 def pytorchvideo_x3d(variant):
     """PyTorchVideo's own network, whose head pools exactly clips of FRAMES frames and SIZE pixels."""
     x3d = pytest.importorskip("pytorchvideo.models.x3d", reason="pytorchvideo is absent: its X3D cannot be compared")
-    return x3d.create_x3d(
-        input_clip_length=FRAMES, input_crop_size=SIZE, head_activation=None, **FACTORS[variant]
-    )
+    return x3d.create_x3d(input_clip_length=FRAMES, input_crop_size=SIZE, head_activation=None, **FACTORS[variant])
 
 
 def slowfast_x3d(variant):
@@ -216,7 +214,7 @@ def test_names_are_distinct():
 class TestClassTask:
     def test_the_mean_over_time_comes_before_the_head(self):
         net, clip = fine_net(task="class").eval(), draw_clip(2, 5)
-        conv5 = net.features(clip)["conv5"]                      # 2x2 positions spread to 7x7: their mean is the same
+        conv5 = net.features(clip)["conv5"]  # 2x2 positions spread to 7x7: their mean is the same
         expected = net.head(conv5.mean((2, 3, 4), keepdim=True)).squeeze(2)
         torch.testing.assert_close(net(clip), expected)
         assert (net(clip) - fine_net().eval()(clip).mean(2)).abs().max() > 1e-3
