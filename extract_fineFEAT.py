@@ -8,16 +8,18 @@ Videos that are complete in the store are skipped, so an interrupted extraction 
 import torch
 from torch import Tensor
 
-from assemble import build_fine, find, input_size, load_weights, read_annotations, video_loader, writable
+from common.errors import InputError
+from common.files import writable
+from common.progress import progress
 from configs.cli import Command, parse
+from datasets.assembly import find, input_size, read_annotations, video_loader
 from datasets.batch import Batch, prepare
 from datasets.clips import Found, video_length
 from datasets.features import FeatureWriter, file_sha256
 from datasets.windows import Joins
 from engine import distributed
-from engine.log import progress
-from eval.errors import InputError
-from launch import run_script, start
+from engine.launch import run_script, start
+from engine.networks import build_fine, load_weights
 from models import prepare_for_inference
 
 
@@ -54,7 +56,8 @@ def extract(command: Command) -> None:
         left = [entry for entry in checked if not writer.is_complete(entry.video.id, video_length(entry.n, stride))]
         left = [entry for part in distributed.gather(left) for entry in part]
         print(f"{config.features_dir}: {len(found.videos) - len(left)} videos complete, {len(left)} to extract")
-        loader, joins = video_loader(config, Found(left, [], []), device), Joins()
+        place = {"rank": distributed.rank(), "processes": distributed.size()}
+        loader, joins = video_loader(config, Found(left, [], []), device, **place), Joins()
         for batch in progress(loader, len(loader), "Extracting"):
             batch = prepare(batch, device)
             store(writer, joins, batch, net.features(batch["clip"]))

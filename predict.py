@@ -18,23 +18,25 @@ import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, restricted_number_type
 from torch import Tensor
 
-from assemble import class_names, input_size, read_ours, writable
+from common.arguments import COUNT, NOT_NEGATIVE, WHOLE, Parser, typed
+from common.errors import InputError
+from common.files import writable
+from common.progress import progress
+from common.signals import Stopped
 from configs.cli import Command, load
 from configs.options import DEFAULT_CONFIG
 from configs.schema import Config, Eval
 from datasets.annotations import read_class_names
+from datasets.assembly import class_names, input_size
 from datasets.clips import video_frames
 from datasets.frames import count_frames, get_decoder, read_frames
-from datasets.video import FPS, VideoFile
-from engine.log import progress
-from engine.signals import Stopped
-from eval.errors import InputError
-from launch import run_script, start
+from datasets.prepare.video import FPS, VideoFile
+from engine.launch import run_script, start
+from engine.networks import read_ours
 from models.official import holds_coarse
-from tools.activities import find_activities, smooth, write_csv, write_json
-from tools.arguments import COUNT, NOT_NEGATIVE, WHOLE, Parser, typed
-from tools.prediction import ClipFile, Networks, Prediction, load_networks, predict
-from tools.timeline import timeline_figure
+from prediction.activities import find_activities, smooth, write_csv, write_json
+from prediction.network import ClipFile, Networks, Prediction, load_networks, predict
+from prediction.timeline import timeline_figure
 
 LONGEST = 256  # clip frames that are seen at once where nothing else is said: 107 s at stride 10, about 2 GB
 

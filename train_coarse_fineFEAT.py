@@ -5,10 +5,10 @@
 With `coarse.fine_source: network` (configs/charades_joint.yaml) both streams in one network, without a store.
 """
 
-from assemble import build_coarse, build_coarse_fine
 from configs.cli import Command, parse
-from launch import run_script
-from stage import coarse_forward, coarse_of_both_forward, fine_head, run_stage
+from engine.launch import run_script
+from engine.networks import build_coarse, build_coarse_fine
+from engine.training import coarse_forward, coarse_of_both_forward, fine_head, run_stage
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -3,10 +3,10 @@
 python train_fine.py -gpu 0 --data.frames DIR --data.annotations FILE
 """
 
-from assemble import build_fine
 from configs.cli import Command, parse
-from launch import run_script
-from stage import fine_forward, run_stage
+from engine.launch import run_script
+from engine.networks import build_fine
+from engine.training import fine_forward, run_stage
 
 
 def main(argv: list[str] | None = None) -> None:

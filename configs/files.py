@@ -11,13 +11,14 @@ from pathlib import Path
 
 import yaml
 
+from common.errors import InputError
 from configs.schema import Config
 
 SECTIONS = tuple(section.name for section in fields(Config))
 NULL = "tag:yaml.org,2002:null"
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """A configuration that cannot be used; the message is one line that names the file or option."""
 
 

@@ -12,7 +12,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from common.errors import InputError
+
 KINETICS_WEIGHTS = "weights/x3d_multigrid_kinetics_fb_pretrained.pt"
+PUBLISHED = "github.com/kkahatapitiya/Coarse-Fine-Networks, models/"
 FROM_SCRATCH = "none"  # as fine.init or coarse.init: start from random weights
 
 
@@ -297,6 +300,20 @@ class Config:
     def fine_init(self) -> Path:
         """The checkpoint that the Fine stream of both streams' network starts from."""
         return Path(self.coarse.fine_init or self.run_dir / "fine" / "checkpoints" / "best.pt")
+
+    def starting_checkpoint(self, stage: str) -> Path | None:
+        """The checkpoint that a training of the stage ("fine" or "coarse") starts from; None for random weights."""
+        init: str = getattr(self, stage).init
+        if init == FROM_SCRATCH:
+            return None
+        if not Path(init).is_file():
+            source = f" (it comes from {PUBLISHED}{Path(init).name})" if init == KINETICS_WEIGHTS else ""
+            raise InputError(
+                f"{init}: no such checkpoint{source}",
+                option=f"--{stage}.init",
+                remedy="or train from random weights with {option} none",
+            )
+        return Path(init)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain values by section and option, for checkpoints and YAML."""

@@ -18,8 +18,8 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
+from common.errors import InputError
 from eval.charades_localize import read_ground_truth
-from eval.errors import InputError
 
 Subset = Literal["training", "testing"]
 OFFICIAL_FILES: dict[Subset, str] = {"training": "Charades_v1_train.csv", "testing": "Charades_v1_test.csv"}

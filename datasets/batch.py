@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from common.errors import InputError
 from datasets.clips import MISSING_LIMIT, Sample, Skipped
 from datasets.transforms import normalise
 from datasets.windows import Part, Window
-from eval.errors import InputError
 
 PREFETCH_BATCHES = 2  # finished batches that each worker keeps ready
 

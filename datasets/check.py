@@ -19,19 +19,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from assemble import class_names, frame_listings, open_features, starting_checkpoint, train_loader
+from common.errors import InputError, one_line
+from common.progress import progress
 from configs.cli import parse
 from configs.schema import Config
 from datasets import KINDS, survey
 from datasets.annotations import Annotations
+from datasets.assembly import class_names, frame_listings, open_features, train_loader
 from datasets.clips import MISSING_LIMIT, VideoFrames, clip_frames, video_length
 from datasets.features import DTYPES, GRID, MANIFEST
 from datasets.findings import Findings, counted, some
 from datasets.frames import Listing, get_decoder
-from engine.log import progress
 from eval.charades_localize import read_ground_truth
-from eval.errors import InputError, one_line
-from launch import USER_ERRORS
 from models.x3d import VARIANTS
 
 SAMPLED = 100  # videos of which one frame is decoded, without --deep
@@ -270,7 +269,7 @@ def check_run(config: Config, report: Findings) -> None:
             elif number == 3 and init.parent == config.run_dir / "fine" / "checkpoints" and not init.is_file():
                 starts[number] = f"{init}, which stage 1 will write"
             else:
-                starts[number] = starting_checkpoint(config, name) or "random weights"
+                starts[number] = config.starting_checkpoint(name) or "random weights"
         except InputError as error:
             starts[number] = init
             refused.append(str(error))
@@ -330,7 +329,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     try:
         report = examine(command.config, deep="deep" in command.flags)
-    except USER_ERRORS as error:
+    except (InputError, OSError) as error:
         print(f"datasets.check: error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from common.errors import InputError
 from datasets.annotations import Video
 from datasets.features import FeatureStore
 from datasets.frames import Decoder, Listing, get_decoder, list_all_frames, read_frames, usable_frames
 from datasets.transforms import View, augmented_view, centred_view, render
 from datasets.windows import Part, split
-from eval.errors import InputError
 
 FIRST_FRAMES = 10  # a video too short to choose from still starts at one of its first ten frames
 MISSING_LIMIT = 0.01  # more than this share of videos without frames is a mistake, not a few failed downloads

@@ -26,9 +26,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from common.errors import InputError
+from common.files import written_whole
 from datasets.growing import GrowingFile
-from eval.errors import InputError
-from eval.files import written_whole
 
 MANIFEST = "manifest.json"
 GRID = 7  # features are averaged adaptively to 7x7 positions

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from eval.errors import InputError
+from common.errors import InputError
 
 Decoder = Callable[[Path], Tensor]
 Look = Callable[[Path, str], Any]

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from eval.files import naming, temporary_path
+from common.files import naming, temporary_path
 
 DTYPE_NAMES = {torch.float16: "F16", torch.float32: "F32"}
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import InputError
 from datasets.annotations import Annotations, Video
 from datasets.clips import VideoFrames
 from datasets.frames import Decoder, Listing, decode_frames
-from eval.errors import InputError
 
 OFF_BY_SECONDS = 1.0  # how far frames may be from the duration, or
 OFF_BY_SHARE = 0.01  # by this share of it, where that is more

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from common.errors import InputError
 from configs.schema import diff
 
 FORMAT = 1
@@ -33,7 +34,7 @@ STAGE_3_ONLY = {
 }  # fmt: skip
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint that cannot be read or does not belong to this run; the message names file and remedy."""
 
 

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from common.progress import progress
+from common.signals import Stopped, requested
 from engine import distributed
-from engine.log import progress
-from engine.signals import Stopped, requested
 
 Batch = Mapping[str, Any]
 Forward = Callable[[nn.Module, Batch], Tensor]

@@ -22,6 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from common.errors import InputError
+from common.progress import progress, say
+from common.signals import Stopped, deferred, requested, stop_requests
 from configs.schema import Stage
 from engine import distributed
 from engine.checkpoint import (
@@ -34,13 +37,12 @@ from engine.checkpoint import (
     set_random_state,
 )
 from engine.evaluation import Batch, Prepare
-from engine.log import RunLog, percent, progress, say
+from engine.log import RunLog, percent
 from engine.meter import Meter
-from engine.signals import Stopped, deferred, requested, stop_requests
 from engine.step import Step
 
 
-class NonFiniteLossError(ArithmeticError):
+class NonFiniteLossError(InputError):
     """Training diverged: the message names step (from 1) and videos. The last checkpoint is untouched."""
 
 

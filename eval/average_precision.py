@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from eval.errors import InputError
+from common.errors import InputError
 
 _CLASSES_PER_TASK = 16  # 16 float32 columns are a cache line of the row-major scores
 _VALUES_PER_TASK = 1 << 23  # keeps a task's packed keys within 64 MiB

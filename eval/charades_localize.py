@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.errors import InputError
 from eval.average_precision import average_precision
-from eval.errors import InputError
 from eval.submission import FRAMES_PER_VIDEO, read_predictions, write_predictions
 
 __all__ = ["Localization", "Truth", "frame_labels", "localize", "main", "read_ground_truth", "read_predictions",

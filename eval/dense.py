@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.errors import InputError
-from eval.files import written_whole
+from common.errors import InputError
+from common.files import written_whole
 from eval.per_frame import frame_ap
 
 SECONDS = "/seconds"

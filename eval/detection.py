@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.errors import InputError
 from eval.charades_localize import Truth, check_classes, localize, read_ground_truth
 from eval.dense import Steps, write_steps
-from eval.errors import InputError
 from eval.per_frame import frame_ap, official_frames, released_frames
 from eval.submission import read_predictions, write_predictions
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.errors import InputError
-from eval.files import written_whole
+from common.errors import InputError
+from common.files import written_whole
 
 FRAMES_PER_VIDEO = 25
 CHARADES_CLASSES = 157

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.errors import InputError
 from eval.average_precision import average_precision
-from eval.errors import InputError
 
 
 @dataclass(frozen=True)

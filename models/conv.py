@@ -2,11 +2,11 @@
 
 from torch import Tensor, nn
 
-from models import cpu
+from models import cpu_kernels
 
 
 class Conv3d(nn.Conv3d):
     """nn.Conv3d, on a CPU by a faster route: for "same" zero padding without dilation, which is all that X3D has."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return cpu.conv3d(x, self) if cpu.applies(x) else super().forward(x)
+        return cpu_kernels.conv3d(x, self) if cpu_kernels.applies(x) else super().forward(x)

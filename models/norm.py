@@ -13,7 +13,7 @@ from torch import Tensor, distributed, nn
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from models import cpu
+from models import cpu_kernels
 
 _recomputing = ContextVar("recomputing", default=False)
 
@@ -126,7 +126,7 @@ class SubBatchNorm3d(nn.Module):
         running = self.running_mean, self.running_var
         if _recomputing.get():
             running = tuple(statistics.clone() for statistics in running)
-        batch_norm = cpu.batch_norm if cpu.applies(x) else F.batch_norm
+        batch_norm = cpu_kernels.batch_norm if cpu_kernels.applies(x) else F.batch_norm
         if self.synchronised and distributed.is_initialized() and distributed.get_world_size() > 1:
             batch_norm = batch_norm_over_processes
         return batch_norm(x, *running, weight, bias, True, self.momentum, self.eps)

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from common.errors import InputError
 from models.norm import SubBatchNorm3d
 from models.x3d_names import Naming, naming_of, shortcut_norm
 
@@ -65,7 +66,7 @@ _PARTS = (
 )
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint that cannot be read or does not belong to the network; the message names file and cause."""
 
 

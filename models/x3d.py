@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from models import cpu
+from models import cpu_kernels
 from models.conv import Conv3d
 from models.norm import SubBatchNorm3d, recomputation
 
@@ -151,8 +151,8 @@ class Bottleneck(nn.Module):
         """(B,cin,T,H,W) -> (B,cout,T,H/stride,W/stride)."""
         compiling = torch.compiler.is_compiling()  # which decides for itself what is kept and what is done in place
         y = self.expand(x)
-        own_relu = cpu.applies(y) and torch.is_grad_enabled() and not compiling
-        y = cpu.relu_(y) if own_relu else F.relu(y, inplace=True)
+        own_relu = cpu_kernels.applies(y) and torch.is_grad_enabled() and not compiling
+        y = cpu_kernels.relu_(y) if own_relu else F.relu(y, inplace=True)
         y = self.depthwise(y)
         y = maybe_checkpoint(self._gate_and_project, y, self.recompute_gates and self.training and not compiling)
         y = self.project.norm(y)
@@ -173,7 +173,7 @@ class Stem(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         """(B,3,T,H,W) -> (B,w1,T,H/2,W/2)."""
-        return maybe_checkpoint(self._forward, cpu.layout(clip), self.checkpoint_activations and self.training)
+        return maybe_checkpoint(self._forward, cpu_kernels.layout(clip), self.checkpoint_activations and self.training)
 
     def _forward(self, clip: Tensor) -> Tensor:
         return F.relu(self.temporal(self.spatial(clip)), inplace=True)

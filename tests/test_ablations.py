@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import train_coarse_fineFEAT
-from assemble import build_coarse
 from configs.cli import DEFAULT_CONFIG, load
 from configs.files import read_yaml
 from configs.schema import diff
 from engine.checkpoint import read_checkpoint
+from engine.networks import build_coarse
 from engine.optim import make_optimizer
 from models.losses import detection_loss
 from tests.models.drawing import coarse_inputs

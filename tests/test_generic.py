@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import train_fine
+from common.errors import InputError
 from datasets import schema
 from datasets.annotations import json_schema, load_annotations
-from eval.errors import InputError
 
 PROJECT = Path(__file__).resolve().parents[1]
 VIDEOS = ("tr0", "tr1", "tr2", "te0")

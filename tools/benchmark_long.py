@@ -22,14 +22,14 @@ from typing import NamedTuple
 
 import torch
 
+from common.arguments import COUNT, NOT_NEGATIVE, POSITIVE, Parser, exit_status
+from common.errors import InputError
 from datasets.frames import frame_path
-from eval.errors import InputError
 from models import CoarseNet, FineNet, save_official
 from models.x3d import VARIANTS
-from tools.arguments import COUNT, NOT_NEGATIVE, POSITIVE, Parser, exit_status
-from tools.benchmark_data import jpeg_videos
-from tools.benchmark_table import format_table
-from tools.benchmark_timing import machine
+from tools.benchmark.data import jpeg_videos
+from tools.benchmark.table import format_table
+from tools.benchmark.timing import machine
 
 PROJECT = Path(__file__).resolve().parents[1]
 FPS, STRIDE = 24, 10

@@ -21,15 +21,15 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 
+from common.arguments import Parser, check_outputs, exit_status
+from common.errors import InputError
+from common.files import written_whole
 from datasets.charades import class_names, load
 from datasets.clips import find_videos, frame_labels, video_length
-from datasets.demo import ANNOTATIONS, GROUND_TRUTH, SUMMARY
-from datasets.demo_scene import FPS
+from datasets.demo.__main__ import ANNOTATIONS, GROUND_TRUTH, SUMMARY
+from datasets.demo.scene import FPS
 from eval import charades_localize
-from eval.errors import InputError
-from eval.files import written_whole
 from eval.per_frame import released_frames
-from tools.arguments import Parser, check_outputs, exit_status
 
 RULES = ("official", "released")
 STREAMS = {"fine": "Fine stream", "coarse": "Coarse-Fine"}

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from common.errors import InputError
 from datasets import KINDS, charades, multithumos
 from datasets.annotations import Action, load_annotations, read_class_names
-from eval.errors import InputError
 
 VIDEO = {"subset": "training", "duration": 10.0, "actions": [[3, 1.0, 2.5]]}
 CSV_HEADER = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length"

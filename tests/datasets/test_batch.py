@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import InputError
 from datasets import clips
 from datasets.batch import (
     EpochBatches,
@@ -17,7 +18,6 @@ from datasets.batch import (
 from datasets.clips import TrainClips, VideoFrames
 from datasets.features import FeatureStore, FeatureWriter
 from datasets.transforms import normalise
-from eval.errors import InputError
 
 OPTIONS = {"num_classes": 3, "size": 16}
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from common.errors import InputError
 from datasets import charades, clips
 from datasets.annotations import Action, Video
 from datasets.batch import collate, prepare
@@ -23,7 +24,6 @@ from datasets.clips import (
 )
 from datasets.features import FeatureStore, FeatureWriter
 from datasets.frames import frame_path
-from eval.errors import InputError
 
 OPTIONS = {"num_classes": 3, "size": 16}
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from configs.schema import Config
-from datasets import charades, demo, demo_scene
+from datasets import charades
 from datasets.clips import find_videos, frame_labels
-from datasets.demo_scene import BURSTS, CLASSES, CONTEXT_CLASSES, CUES, FPS, RHYTHMS, STEADY, draw_scene
+from datasets.demo import __main__ as demo
+from datasets.demo import scene as demo_scene
+from datasets.demo.scene import BURSTS, CLASSES, CONTEXT_CLASSES, CUES, FPS, RHYTHMS, STEADY, draw_scene
 from eval.charades_localize import read_ground_truth
 
 VIDEOS, SEED = 3, 7

@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from common.errors import InputError
 from datasets.features import FeatureStore, FeatureWriter, file_sha256, write_atomically
-from eval.errors import InputError
 
 LAYERS = {"layer1": 4, "conv5": 6}
 SETTINGS = {"checkpoint": "best.pt", "checkpoint_sha256": "ab" * 32, "stride": 10, "size": 224}

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+from common.errors import InputError
 from datasets.frames import count_all_frames, count_frames, frame_path, get_decoder, read_frames
-from eval.errors import InputError
 
 
 @pytest.fixture

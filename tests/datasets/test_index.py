@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import InputError
 from datasets import index
 from datasets.frames import Listing, frame_path, list_frames
 from datasets.index import INDEX, list_with_index
-from eval.errors import InputError
 
 VIDEOS = ["AAA", "BBB", "ABSENT"]
 WHOLE = {"AAA": Listing(3), "BBB": Listing(5), "ABSENT": Listing()}

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import charades, frame_folders, multithumos
+from datasets import charades, multithumos
 from datasets.annotations import load_annotations
-from datasets.extraction import Outcome
-from datasets.frame_folders import RECORD, Record, sole_writer
 from datasets.frames import count_frames, frame_path
-from datasets.prepare import main
+from datasets.prepare import frame_folders
+from datasets.prepare.__main__ import main
+from datasets.prepare.extraction import Outcome
+from datasets.prepare.frame_folders import RECORD, Record, sole_writer
 from tests.datasets.video_files import corners, number_of, write_video
 
 
@@ -154,7 +155,7 @@ def test_a_disk_that_the_json_fills_is_said_of_the_json(videos, tmp_path, capsys
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    monkeypatch.setattr("datasets.prepare.extract", lambda *args, **options: Outcome())
+    monkeypatch.setattr("datasets.prepare.__main__.extract", lambda *args, **options: Outcome())
     monkeypatch.setattr(Record, "read", lambda folder: Record("", 0, None, 1, 1.0, None))
     assert prepare(videos, "--json", tmp_path / "own.json") == 1
     assert capsys.readouterr().err == f"datasets.prepare: error: {tmp_path / 'own.json'}: No space left on device\n"

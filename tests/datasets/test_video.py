@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from datasets.video import VideoFile, fitted
-from eval.errors import InputError
+from common.errors import InputError
+from datasets.prepare.video import VideoFile, fitted
 from tests.datasets.video_files import (
     CODECS,
     CORNERS,

@@ -10,8 +10,9 @@ from contextlib import contextmanager, redirect_stdout, suppress
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from engine import log as log_module
-from engine.log import RunLog, percent, progress, say
+from common import progress as progress_module
+from common.progress import progress, say
+from engine.log import RunLog, percent
 
 
 def steps(folder):
@@ -97,9 +98,9 @@ def test_no_bar_elsewhere(capsys):
 
 def test_signs_of_life_elsewhere(monkeypatch, capsys):
     """A log file of a long pass gets a line every few minutes."""
-    assert isinstance(log_module.sys.stdout, io.TextIOBase)
+    assert isinstance(progress_module.sys.stdout, io.TextIOBase)
     now = iter([0.0, 200.0, 400.0, 400.0, 500.0])
-    monkeypatch.setattr(log_module.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: next(now))
     assert list(progress("abc", 3, "Extracting")) == ["a", "b", "c"]
     assert capsys.readouterr().out == "Extracting: 2 of 3\n"
 

@@ -5,10 +5,10 @@ import signal
 
 import pytest
 
+from common.signals import Stopped
 from engine import distributed
 from engine.checkpoint import read_checkpoint
 from engine.loop import NonFiniteLossError
-from engine.signals import Stopped
 from tests.engine.toy import ToyLoader, lines, make_trainer, same
 
 # --- rounds -----------------------------------------------------------------------------------------------------------

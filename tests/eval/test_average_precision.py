@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
+from common.errors import InputError
 from eval.average_precision import average_precision
-from eval.errors import InputError
 
 
 def plain_ap(scores, labels):

@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 
+from common.errors import InputError
 from eval import charades_localize
 from eval.charades_localize import Truth, frame_labels, localize, read_ground_truth, read_predictions
-from eval.errors import InputError
 
 HEADER = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length\n"
 

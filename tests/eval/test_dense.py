@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from common.errors import InputError
 from eval.dense import Steps, dense, read_steps, step_labels
 from eval.detection import DetectionEvaluator
-from eval.errors import InputError
 
 C = 4
 TRUTH = {

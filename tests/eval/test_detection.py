@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from common.errors import InputError
 from eval import charades_localize, dense
 from eval.average_precision import average_precision
 from eval.charades_localize import frame_labels, localize, read_predictions
 from eval.detection import DetectionEvaluator
-from eval.errors import InputError
 from eval.per_frame import official_frames, released_frames
 
 C = 5

@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
-from eval.errors import InputError
+from common.errors import InputError
 from eval.submission import read_predictions, write_predictions
 
 

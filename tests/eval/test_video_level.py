@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from common.errors import InputError
 from eval.charades_localize import Truth, read_ground_truth, read_predictions
-from eval.errors import InputError
 from eval.video_level import classify
 
 

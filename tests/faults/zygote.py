@@ -34,12 +34,12 @@ def arm(fault: dict) -> None:
     import datasets.features
     import engine.loop
     import engine.step
-    import stage
+    import engine.training
 
     places = {
         "step": (engine.step.Step, "gradients"),
         "save": (engine.loop, "save_checkpoint"),
-        "validation": (stage.Evaluation, "add"),
+        "validation": (engine.training.Evaluation, "add"),
         "epoch's end": (engine.loop.Trainer, "_report"),
         "extraction": (datasets.features.FeatureWriter, "write"),
     }

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import CoarseNet, FineNet, cpu
+from models import CoarseNet, FineNet, cpu_kernels
 from models.official import official_name
 from models.x3d import VARIANTS, squeeze_width
 from tests.models.drawing import coarse_inputs, coarse_net, draw_clip, fine_net
@@ -295,7 +295,7 @@ class TestActivationCheckpointing:
 def test_checkpointing_on_pytorchs_own_path(monkeypatch, way):
     """Devices without routes of their own, and autocast: equal gradients and statistics there too."""
     if way == "as on a GPU":
-        monkeypatch.setattr(cpu, "applies", lambda x: False)
+        monkeypatch.setattr(cpu_kernels, "applies", lambda x: False)
     torch.manual_seed(0)
     nets = [FineNet(num_classes=3, variant="tiny", dropout=0.0, checkpoint_activations=c) for c in (False, True)]
     nets[1].load_state_dict(nets[0].state_dict())

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from common.errors import InputError
 from configs.cli import load
 from configs.schema import Config, diff
-from datasets import demo
-from datasets.demo_scene import BURSTS, CLASSES
+from datasets.demo import __main__ as demo
+from datasets.demo.scene import BURSTS, CLASSES
 from eval.charades_localize import frame_labels, read_ground_truth
-from eval.errors import InputError
-from tools import ablate, ablate_jobs, ablate_table
-from tools.ablate_jobs import Job, Seconds
+from tools.ablate import __main__ as ablate
+from tools.ablate import jobs as ablate_jobs
+from tools.ablate import table as ablate_table
+from tools.ablate.jobs import Job, Seconds
 
 PROJECT = Path(__file__).resolve().parents[2]
 CONFIG = PROJECT / "configs" / "demo_ablation.yaml"

@@ -10,9 +10,12 @@ import torch
 from datasets.frames import count_frames, frame_path, get_decoder, read_frames
 from datasets.transforms import augmented_view, normalise, render
 from eval.average_precision import average_precision
-from models import cpu
-from tools import benchmark, benchmark_data, benchmark_networks, benchmark_table
-from tools.benchmark_timing import Setting, matrix_rate, median_seconds
+from models import cpu_kernels
+from tools.benchmark import __main__ as benchmark
+from tools.benchmark import data as benchmark_data
+from tools.benchmark import networks as benchmark_networks
+from tools.benchmark import table as benchmark_table
+from tools.benchmark.timing import Setting, matrix_rate, median_seconds
 
 QUICK = Setting(torch.device("cpu"), quick=True)
 
@@ -41,8 +44,8 @@ def tiny(monkeypatch):
     monkeypatch.setattr(benchmark_networks, "VARIANT", "tiny")
     monkeypatch.setattr(benchmark_networks, "SIZE", 64)
     monkeypatch.setattr(benchmark_networks, "matrix_rate", lambda setting: 1e9)
-    monkeypatch.setattr(cpu, "applies", cpu.applies)
-    monkeypatch.setattr(cpu, "layout", cpu.layout)
+    monkeypatch.setattr(cpu_kernels, "applies", cpu_kernels.applies)
+    monkeypatch.setattr(cpu_kernels, "layout", cpu_kernels.layout)
 
 
 @pytest.mark.parametrize(("row", "case"), benchmark_networks.cases(quick=True).items())
@@ -67,10 +70,10 @@ def test_the_units_multiply_adds():
 
 def test_plain_networks_run_without_our_routes(tiny):
     clip = torch.rand(1, 2, 8, 8, 3).permute(0, 4, 1, 2, 3)
-    assert not cpu.layout(clip).is_contiguous()
+    assert not cpu_kernels.layout(clip).is_contiguous()
     benchmark_networks.measure(benchmark_networks.cases(quick=True)["fine_eval_plain"], QUICK)
-    assert not cpu.applies(clip)
-    assert cpu.layout(clip).is_contiguous()
+    assert not cpu_kernels.applies(clip)
+    assert cpu_kernels.layout(clip).is_contiguous()
 
 
 def test_matrix_rate():

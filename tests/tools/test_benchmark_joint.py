@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from tools import benchmark, benchmark_joint, benchmark_table
-from tools.benchmark_timing import Setting
+from tools.benchmark import __main__ as benchmark
+from tools.benchmark import joint as benchmark_joint
+from tools.benchmark import table as benchmark_table
+from tools.benchmark.timing import Setting
 
 CPU = torch.device("cpu")
 

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
+from common.errors import InputError
 from datasets.frames import count_frames
-from eval.errors import InputError
 from tools import benchmark_long
 from tools.benchmark_long import PICTURES, Row, command, measure, rows, write_video
 

@@ -12,7 +12,7 @@ from eval.bootstrap import draw_counts
 from eval.charades_localize import Truth, read_predictions, write_predictions
 from eval.detection import DetectionEvaluator
 from eval.per_frame import frame_ap, released_frames
-from tools import compare
+from tools.compare import __main__ as compare
 
 C, STRIDE = 4, 10
 NAMES = ["walking", "sitting $x_1$", "eating, slowly", "sneezing"]

@@ -11,8 +11,8 @@ from torch import nn
 
 from configs.schema import Config
 from tests.models.drawing import coarse_inputs, coarse_net, draw_clip, fine_net
-from tools import complexity
-from tools.complexity_count import ALIGNMENT, count, count_coarse, part_of, published_factor, sides
+from tools.complexity import __main__ as complexity
+from tools.complexity.count import ALIGNMENT, count, count_coarse, part_of, published_factor, sides
 
 TINY = ["--model.variant", "tiny", "--data.fine_frames", "9", "--data.clip_span", "60"]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets import demo
 from datasets.charades import load
 from datasets.clips import find_videos, frame_labels
-from datasets.demo_scene import CLASSES, CONTEXT_CLASSES
+from datasets.demo import __main__ as demo
+from datasets.demo.scene import CLASSES, CONTEXT_CLASSES
 from eval.detection import DetectionEvaluator
 from tools import demo_summary
 

@@ -10,16 +10,16 @@ import torch
 import yaml
 from PIL import Image
 
+from common.errors import InputError
 from configs.cli import load
 from eval.charades_localize import Truth
 from eval.dense import Steps, write_steps
-from eval.errors import InputError
 from models.alignment import gaussian_weights
 from tests.tools.report_runs import ACTIONS, FRAMES, SECONDS, STRIDE, C, N, T, even_grid, write_run
-from tools import report_videos
-from tools.report import main, read_truth
-from tools.report_data import read_log, read_run
-from tools.report_videos import choose, fine_weights, read_video, shown_classes, thumbnail, video_precision
+from tools.report import videos as report_videos
+from tools.report.__main__ import main, read_truth
+from tools.report.data import read_log, read_run
+from tools.report.videos import choose, fine_weights, read_video, shown_classes, thumbnail, video_precision
 
 LINES = [{"event": "train", "epoch": 0.5, "step": 3}, {"event": "validation", "epoch": 1, "step": 6}]
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from tests.tools.chromium import find_chromium, open_browser
 from tests.tools.report_runs import HOSTILE, NAMES, even_grid, write_run
-from tools.report import main, report
-from tools.report_page import inline_json, policy_hash
+from tools.report.__main__ import main, report
+from tools.report.page import inline_json, policy_hash
 
 PROGRAM = find_chromium()
 in_browser = pytest.mark.skipif(PROGRAM is None, reason="no chromium: the page is not tried in a browser")

@@ -1,0 +1,78 @@
+"""What the command lines of tools and predict.py have in common: a mistake is one line that says the rule."""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
+
+from common.errors import InputError, one_line
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a mistake with one line, and takes no abbreviated options."""
+
+    def __init__(self, *, prog: str, description: str | None) -> None:
+        super().__init__(
+            prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        )
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def typed(kind: Callable[[str], Any], rule: str) -> Callable[[str], Any]:
+    """An option's type, of which a value that `kind` refuses (ValueError) is refused with the rule."""
+
+    def convert(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {rule}") from None
+
+    return convert
+
+
+FINITE = ("<", float("inf"))
+COUNT = typed(PositiveInt, "a whole number of at least 1")
+WHOLE = typed(NonNegativeInt, "a whole number of at least 0")
+POSITIVE = typed(restricted_number_type("Positive", float, [(">", 0), FINITE]), "a number above 0")
+NOT_NEGATIVE = typed(restricted_number_type("NotNegative", float, [(">=", 0), FINITE]), "0 or more")
+
+
+def check_outputs(paths: Sequence[Path], inputs: Sequence[Path] = ()) -> None:
+    """Make their folders and try to write there: an error now rather than after the work.
+
+    Args:
+        inputs: files that no output may replace.
+    """
+    for path in paths:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; name a file to write")
+        if any(path.exists() and other.exists() and path.samefile(other) for other in inputs):
+            raise InputError(f"{path}: would replace what is compared; name another file to write")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror}); name another file to write") from None
+    files = [path.resolve() for path in paths]
+    for path, file in zip(paths, files, strict=True):
+        if files.count(file) > 1:
+            raise InputError(f"{path}: two outputs cannot be one file")
+
+
+def exit_status(tool: str, work: Callable[[], int | None]) -> int:
+    """Do a tool's work; what it returns, or after one line on stderr 1 for a user's mistake and 130 for Ctrl-C."""
+    try:
+        return work() or 0
+    except (InputError, OSError) as error:
+        print(f"{tool}: error: {one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{tool}: interrupted", file=sys.stderr)
+        return 130

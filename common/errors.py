@@ -1,0 +1,40 @@
+"""The one error that a user can mend, and any error in one line."""
+
+from typing import Self
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave: scripts print it as one line on stderr, without a traceback.
+
+    Attributes:
+        what: What is wrong, naming the file, option or video.
+        option: The option that it concerns, as the running command spells it; None where there is none.
+        remedy: What to do about it; "{option}" in it stands for the option.
+    """
+
+    def __init__(self, what: str, *, option: str | None = None, remedy: str | None = None) -> None:
+        self.what, self.option, self.remedy = what, option, remedy
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        if self.remedy is None:
+            return self.what
+        return f"{self.what}; {self.remedy.replace('{option}', self.option or '')}"
+
+    def called(self, option: str) -> Self:
+        """The same error in a command that spells the option differently."""
+        return type(self)(self.what, option=option, remedy=self.remedy)
+
+    def __reduce__(self) -> tuple:  # loader workers send errors to the main process
+        return _rebuild, (type(self), self.what, self.option, self.remedy)
+
+
+def _rebuild(kind: type[InputError], what: str, option: str | None, remedy: str | None) -> InputError:
+    return kind(what, option=option, remedy=remedy)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line; an error of the system with the file that it is about."""
+    named = isinstance(error, OSError) and error.filename and error.strerror
+    text = f"{error.filename}: {error.strerror}" if named else str(error)
+    return " ".join(text.split())

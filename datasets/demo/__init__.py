@@ -1,0 +1,1 @@
+"""Generated videos with their annotations: `python -m datasets.demo`."""

@@ -1,0 +1,1 @@
+"""From what datasets distribute to what the stages read: `python -m datasets.prepare`."""

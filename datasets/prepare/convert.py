@@ -1,0 +1,102 @@
+"""Official annotations in the JSON form of `datasets.annotations`: Charades' CSVs, MultiTHUMOS' text files.
+
+MultiTHUMOS comes as a class list (`1 BaseballPitch`, a line each) and a text file for each class, named after it, with
+a line `video start end` (seconds) for each interval. It does not say how long the videos are: their frames do.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from common.errors import InputError
+from common.files import write_text
+from datasets.annotations import Action, Subset, Video, read_class_names
+
+CLASS_LIST = "class_list.txt"
+SUBSETS: dict[str, Subset] = {"video_validation_": "training", "video_test_": "testing"}  # THUMOS14's names for them
+
+
+def read_multithumos(folder: Path) -> tuple[dict[str, list[Action]], list[str]]:
+    """{video id: its intervals} and the classes' names, of MultiTHUMOS' text files; classes count from 0.
+
+    Args:
+        folder: With the class list; the classes' files are beside it or in `annotations/`.
+    """
+    if not (folder / CLASS_LIST).is_file():
+        raise InputError(
+            f"{folder / CLASS_LIST}: no such file; give --annotations MultiTHUMOS' folder of text files, or its JSON"
+        )
+    names = read_class_names(folder / CLASS_LIST)
+    files = folder / "annotations" if (folder / "annotations").is_dir() else folder
+    videos: dict[str, list[Action]] = {}
+    for label, name in enumerate(names):
+        for video, start, end in _read_intervals(files / f"{name}.txt"):
+            videos.setdefault(video, []).append(Action(label, start, end))
+    if not videos:
+        raise InputError(f"{files}: no interval in any class's file")
+    return dict(sorted(videos.items())), names
+
+
+def _read_intervals(file: Path) -> Iterable[tuple[str, float, float]]:
+    """Lines `video start end`."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file, but {CLASS_LIST} names this class; complete the download") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not a text file ({error.reason})") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            video, *times = line.split()
+            start, end = map(float, times)
+        except ValueError:
+            start = end = math.nan
+        if not (math.isfinite(start) and math.isfinite(end)):
+            raise InputError(f"{file}: line {number}: {line!r} is not of the form `video start end`")
+        if not video.startswith(tuple(SUBSETS)):
+            raise InputError(f"{file}: line {number}: {video} is not called {' or '.join(SUBSETS)}..., as THUMOS14's")
+        yield video, start, end
+
+
+def multithumos_videos(
+    intervals: dict[str, list[Action]], duration: Callable[[str], float | None]
+) -> tuple[list[Video], list[str]]:
+    """The videos whose duration is known, and the names of those whose is not."""
+    videos, unknown = [], []
+    for name, actions in intervals.items():
+        seconds = duration(name)
+        if seconds is None:
+            unknown.append(name)
+        else:
+            subset = next(subset for prefix, subset in SUBSETS.items() if name.startswith(prefix))
+            videos.append(Video(name, subset, seconds, tuple(actions)))
+    return videos, unknown
+
+
+def write_json(path: Path, videos: Iterable[Video], *, first_class: int | None = None) -> None:
+    """The JSON form, a line for each video, whole or not at all.
+
+    Args:
+        first_class: Said in each entry: needed where a dataset's own JSON numbers its classes otherwise.
+    """
+    write_text(path, "{\n" + _lines(videos, first_class) + "\n}\n")
+
+
+def add_json(path: Path, videos: Iterable[Video]) -> None:
+    """Add videos at the end of a valid JSON, or write a new one; what is there keeps every byte."""
+    text = path.read_bytes().decode("utf-8") if path.exists() else "{}"
+    before = text.rstrip().removesuffix("}").rstrip()
+    comma = "" if before.endswith("{") else ","
+    write_text(path, f"{before}{comma}\n{_lines(videos)}\n}}\n")
+
+
+def _lines(videos: Iterable[Video], first_class: int | None = None) -> str:
+    return ",\n".join(f"{json.dumps(video.id)}: {json.dumps(_entry(video, first_class))}" for video in videos)
+
+
+def _entry(video: Video, first_class: int | None) -> dict[str, object]:
+    entry = {"subset": video.subset, "duration": video.duration, "actions": [list(action) for action in video.actions]}
+    return entry if first_class is None else entry | {"first_class": first_class}

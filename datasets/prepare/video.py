@@ -1,0 +1,306 @@
+"""Video files as upright RGB frames at a constant rate, whatever their codec, rate and orientation (with PyAV, FFmpeg).
+
+Time 0 is the first frame's timestamp, and frame k (from 0) is the frame shown at k / fps: the latest whose timestamp
+is not after it. So a video of variable frame rate keeps its timing, frames are repeated or left out as needed, and a
+video that already has `fps` frames a second comes out frame by frame. Pixels are made square, phone videos are turned
+upright, and the longer side becomes `size`; a video is never enlarged, since that adds bytes and no detail.
+
+    video = VideoFile("kitchen.mp4")
+    for pixels in video.frames(fps=24):  # (H,W,3) uint8
+        ...
+    if video.problem:                    # truncated, damaged: what could be decoded came out
+        ...
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation
+from av.video.stream import VideoStream
+
+from common.errors import InputError
+
+FPS = 24.0
+SIZE = 320
+DECLARE_DURATION = {"mov", "matroska", "avi", "flv", "asf"}  # others estimate it from what is there
+NOT_VIDEOS = {"tty", "image2"}  # FFmpeg shows text and pictures as videos too; so do its formats named *_pipe
+COARSEST_TICK = Fraction(1, 1000)  # no timestamp is taken to be less precise: AVI's tick is a whole frame
+MISSING_SECONDS = Fraction(1, 5)  # a file that ends this much before its own duration has been cut off
+JUMP_SECONDS = 1  # a step back in time beyond this is a new start (joined files), below it a faulty timestamp
+RESIZE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+
+
+class Shown(NamedTuple):
+    """A decoded frame and the time, in seconds from the first frame, until which it is shown."""
+
+    frame: VideoFrame
+    until: Fraction
+
+
+class VideoFile:
+    """A video file that has been opened once and found to hold a video.
+
+    Args:
+        path: The file.
+        size: Pixels of the longer side; None keeps the video's own. A smaller video keeps its size.
+        threads: Threads of the decoder; 0 for as many as there are processors.
+
+    Attributes:
+        seconds: Duration. What the file says until `frames` has run to its end, None where it says nothing; then
+            what its timestamps say.
+        num_frames: After `frames` has run to its end: frames at its rate, whatever its stride; before, None.
+        problem: After `frames` has run to its end: what is wrong with the file, in words; None where nothing is.
+
+    Raises:
+        InputError: For a file that is absent, empty, or holds no video that can be decoded.
+    """
+
+    def __init__(self, path: str | Path, *, size: int | None = SIZE, threads: int = 0) -> None:
+        self.path = Path(path)
+        self.size = size
+        self.threads = threads
+        self.num_frames: int | None = None
+        self.problem: str | None = None
+        with self._open() as (container, stream):
+            self.seconds = _declared_seconds(container, stream)
+
+    def frames(self, *, fps: float = FPS, stride: int = 1) -> Iterator[np.ndarray]:
+        """Frames 0, stride, 2 * stride... at `fps` frames a second: (H,W,3) uint8, RGB, all of one size.
+
+        Every frame is decoded, and those asked for are converted. A frame that is repeated is the same array.
+        Damage does not end it early: what can be decoded comes out, and `problem` says the rest.
+
+        Raises:
+            InputError: For a file of which no frame can be decoded.
+        """
+        rate = Fraction(fps).limit_denominator(1001)
+        k, shape = 0, None
+        with self._open() as (container, stream):
+            reader = _Reader(container, stream)
+            for frame, until in _spans(reader, stream):
+                pixels = None
+                while k < until * rate:
+                    if k % stride == 0:
+                        if pixels is None:
+                            pixels = self._upright(frame, stream.sample_aspect_ratio, shape)
+                            shape = pixels.shape
+                        yield pixels
+                    k += 1
+                end = until + _tick(stream)
+            if k == 0:
+                raise InputError(f"{self.path}: no frame of it can be decoded; get the file again")
+            self.num_frames, self.seconds, self.problem = k, float(end), reader.problem()
+
+    def _upright(self, frame: VideoFrame, aspect: Fraction | None, shape: tuple[int, ...] | None) -> np.ndarray:
+        """The frame in RGB, upright, with square pixels, of at most the size asked for; of `shape` where given."""
+        orientation = Orientation.of(frame)
+        if shape is None:
+            width, height = fitted(frame.width, frame.height, aspect, self.size)
+        else:  # a video that changes its size midway keeps its first frame's
+            height, width = shape[1::-1] if orientation.transposed else shape[:2]
+        resized = frame.reformat(width, height, "rgb24", interpolation=RESIZE, threads=1)
+        return orientation.apply(resized.to_ndarray())
+
+    @contextmanager
+    def _open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
+        """The file and its video stream, ready to be decoded."""
+        if not self.path.is_file():
+            what = "a folder, not a video file" if self.path.is_dir() else "no such file"
+            raise InputError(f"{self.path}: {what}")
+        if self.path.stat().st_size == 0:
+            raise InputError(f"{self.path}: an empty file; get it again")
+        try:
+            container = av.open(str(self.path.absolute()), metadata_errors="replace")
+        except av.FFmpegError as error:
+            hint = "; its index is missing, as after a broken download: get it again" if _is_mp4(self.path) else ""
+            raise InputError(f"{self.path}: not a video that can be read ({_reason(error)}{hint})") from None
+        with container:
+            stream = self._stream(container)
+            stream.thread_type = "AUTO"
+            stream.codec_context.thread_count = self.threads
+            yield container, stream
+
+    def _stream(self, container: InputContainer) -> VideoStream:
+        """The video stream; a cover picture in an audio file is none."""
+        name = container.format.name
+        stream = container.streams.best("video")
+        if name.split(",")[0] in NOT_VIDEOS or name.endswith("_pipe"):
+            raise InputError(f"{self.path}: not a video (FFmpeg reads it as {name})")
+        if stream is None or stream.disposition & Disposition.attached_pic:
+            held = ", ".join(sorted({other.type for other in container.streams} - {"video"})) or "nothing"
+            raise InputError(f"{self.path}: no video in it ({held} only)")
+        if stream.codec_context is None:
+            raise InputError(f"{self.path}: PyAV has no decoder for its video; convert it to H.264")
+        if not stream.width or not stream.height:
+            raise InputError(f"{self.path}: its frames have no size; get the file again")
+        return stream
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """Decodes what can be decoded, and keeps an account of the rest."""
+
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        self.container, self.stream = container, stream
+        self.damaged = 0  # packets, and frames that the decoder had to make up
+        self.packets = 0
+        self.end = Fraction(0)  # of the last packet, sound included, as the file counts time
+        self.stop: str | None = None
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        for packet in self._packets():
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                self.damaged += 1
+                continue
+            for frame in frames:
+                self.damaged += frame.is_corrupt
+                yield frame
+
+    def _packets(self) -> Iterator[av.Packet]:
+        """The stream's packets; those of the others only say where the file ends."""
+        wanted = [stream for stream in self.container.streams if stream.type == "audio"] + [self.stream]
+        try:
+            for packet in self.container.demux(wanted):
+                if packet.pts is not None and packet.time_base:
+                    self.end = max(self.end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+                if packet.stream is self.stream:
+                    self.packets += packet.size > 0
+                    self.damaged += packet.is_corrupt
+                    yield packet
+        except av.FFmpegError as error:
+            self.stop = _reason(error)
+
+    def problem(self) -> str | None:
+        """What is wrong with a file that has been read to its end."""
+        found = []
+        if self.stop:
+            found.append(f"reading stopped: {self.stop}")
+        declared = _declared_end(self.container, self.stream)
+        if declared is not None and self.end < declared - MISSING_SECONDS:
+            found.append(f"ends at {float(self.end):.1f} s of {float(declared):.1f} s: cut off")
+        if self.damaged:
+            found.append(f"{self.damaged} of {self.packets} frames damaged")
+        return "; ".join(found) or None
+
+
+def _spans(frames: Iterable[VideoFrame], stream: VideoStream) -> Iterator[Shown]:
+    """Decoded frames with the time until which each is shown.
+
+    A timestamp is rounded to its tick (Matroska's: 1 ms), so a frame counts as shown from half a tick earlier, and
+    the last one, whose duration is rounded too, until a whole tick earlier.
+    """
+    step = 1 / (stream.guessed_rate or stream.average_rate or Fraction(25))
+    tick = _tick(stream)
+    shown, shown_at = None, Fraction(0)
+    for time, frame in _times(frames, step, stream):
+        if shown is not None:
+            yield Shown(shown, time - tick / 2)
+        shown, shown_at = frame, time
+    if shown is not None:
+        lasts = shown.duration * shown.time_base if shown.duration else step
+        yield Shown(shown, shown_at + lasts - tick)
+
+
+def _tick(stream: VideoStream) -> Fraction:
+    """Seconds to which a timestamp is precise."""
+    return min(stream.time_base, COARSEST_TICK)
+
+
+def _times(frames: Iterable[VideoFrame], step: Fraction, stream: VideoStream) -> Iterator[tuple[Fraction, VideoFrame]]:
+    """Frames with their times from the first one's, never falling.
+
+    AVI has no presentation times: its decoding times count frames in the order in which they come out. A frame
+    without a timestamp, or with one far beyond the file's end (damage), comes `step` seconds after the one before.
+    """
+    latest = _declared_end(stream.container, stream)
+    origin, last = None, -step
+    for frame in frames:
+        stamp = frame.dts if stream.container.format.name == "avi" else frame.pts
+        time = last + step
+        if stamp is not None:
+            stated = stamp * frame.time_base
+            origin = stated if origin is None else origin
+            if stated - origin < last - JUMP_SECONDS:
+                origin = stated - time
+            if latest is None or stated < latest + JUMP_SECONDS:
+                time = stated - origin
+        last = max(time, last, Fraction(0))
+        yield last, frame
+
+
+def _declared_end(container: InputContainer, stream: VideoStream) -> Fraction | None:
+    """Where the file says that it ends, as it counts time; None where it only guesses from what is there."""
+    name = container.format.name.split(",")[0]
+    if name not in DECLARE_DURATION or not container.duration:
+        return None
+    end = Fraction(container.duration + (container.start_time or 0), av.time_base)
+    if name == "avi" and stream.guessed_rate:  # FFmpeg scales the duration of a short AVI down; its header keeps count
+        end = max(end, stream.frames / stream.guessed_rate)
+    return end
+
+
+def _declared_seconds(container: InputContainer, stream: VideoStream) -> float | None:
+    """The duration that the file states for its video, or for the whole."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration else None
+
+
+# --- space ------------------------------------------------------------------------------------------------------------
+
+
+def fitted(width: int, height: int, aspect: Fraction | None, size: int | None) -> tuple[int, int]:
+    """Width and height with square pixels, the longer at most `size`; `aspect` is a pixel's width over its height."""
+    wide = width * (aspect or Fraction(1))
+    scale = min(Fraction(1), size / max(wide, Fraction(height))) if size else Fraction(1)
+    return max(1, round(wide * scale)), max(1, round(height * scale))
+
+
+class Orientation(NamedTuple):
+    """How a stored picture becomes upright: first transposed, then mirrored."""
+
+    transposed: bool
+    mirror_x: bool
+    mirror_y: bool
+
+    @classmethod
+    def of(cls, frame: VideoFrame) -> "Orientation":
+        """That of the frame's display matrix, to the nearest right angle.
+
+        The matrix (ISO 14496-12) has its entries in the order a b u, c d v, x y w, and takes the stored pixel (x,y)
+        to (a x + c y, b x + d y), y downwards; the shift back into the picture is left to mirroring.
+        """
+        data = frame.side_data.get("DISPLAYMATRIX")
+        if data is None:
+            return cls(False, False, False)
+        a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32).tolist()
+        if abs(a) + abs(d) >= abs(b) + abs(c):
+            return cls(False, a < 0, d < 0)
+        return cls(True, c < 0, b < 0)
+
+    def apply(self, pixels: np.ndarray) -> np.ndarray:
+        """(h,w,3) as stored -> (H,W,3) upright, contiguous."""
+        if self.transposed:
+            pixels = pixels.transpose(1, 0, 2)
+        return np.ascontiguousarray(pixels[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1])
+
+
+def _reason(error: av.FFmpegError) -> str:
+    return error.strerror or str(error)
+
+
+def _is_mp4(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(8)[4:] == b"ftyp"

@@ -1,0 +1,1 @@
+"""Variants of an experiment, trained and tabulated: `python -m tools.ablate`."""

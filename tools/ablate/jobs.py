@@ -1,0 +1,156 @@
+"""Runs of scripts, one after another or side by side, each done once: the finished are skipped, the others continue.
+
+A job's mark, a JSON file, holds the configuration with which it was started and the time that it has taken; under the
+same name another configuration is refused. Its output goes to a log, which is locked while the script runs, so that
+no second one starts beside it, even where whoever started the first is gone.
+"""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import InputError
+from common.files import write_text
+from configs.schema import Config, diff
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """What a job has taken, all its attempts together."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+    @classmethod
+    def total(cls, parts: Iterable["Seconds"]) -> "Seconds":
+        parts = list(parts)
+        return cls(sum(p.wall for p in parts), sum(p.cpu for p in parts))
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One run of one script."""
+
+    name: str
+    script: str
+    arguments: tuple[str, ...]
+    config: Config  # what the script makes of its arguments
+    folder: Path  # of its mark and log
+    needs: frozenset[str] = frozenset()  # names of the jobs whose results it reads
+
+    @property
+    def mark(self) -> Path:
+        return self.folder / f"{self.name}.json"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"{self.name}.log"
+
+
+@dataclass(frozen=True)
+class Running:
+    job: Job
+    process: subprocess.Popen
+    begun: float
+
+
+# --- marks ------------------------------------------------------------------------------------------------------------
+
+
+def read_mark(job: Job) -> tuple[Seconds, bool]:
+    """What the job has taken, and whether it is finished; InputError where it was begun with another configuration."""
+    if not job.mark.is_file():
+        return Seconds(), False
+    try:
+        mark = json.loads(job.mark.read_text(encoding="utf-8"))
+        before, seconds, finished = Config.from_dict(mark["config"]), Seconds(**mark["seconds"]), mark["finished"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{job.mark}: is damaged ({error!r}); without it {job.name} is run again") from None
+    changed = diff(before, job.config)
+    if changed:
+        option, (old, new) = next(iter(changed.items()))
+        others = f" ({len(changed) - 1} other options differ too)" if len(changed) > 1 else ""
+        raise InputError(
+            f"{job.mark}: started with --{option} {old}, not {new}{others}; remove the results of the earlier run, or "
+            "choose another folder for these"
+        )
+    return seconds, finished
+
+
+def write_mark(job: Job, seconds: Seconds, *, finished: bool) -> None:
+    contents = {"finished": finished, "seconds": vars(seconds), "config": job.config.to_dict()}
+    write_text(job.mark, json.dumps(contents, indent=1) + "\n")
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def run(jobs: Sequence[Job], *, at_once: int) -> Iterator[tuple[Job, Seconds, bool]]:
+    """Run the jobs, in their order as far as each has what it needs; yields (job, its time, whether it ran just now).
+
+    InputError where a job fails. However this ends, the scripts that still run are asked to save and stop.
+    """
+    done: set[str] = set()
+    waiting: list[Job] = []
+    for job in jobs:
+        seconds, finished = read_mark(job)
+        if finished:
+            done.add(job.name)
+            yield job, seconds, False
+        else:
+            waiting.append(job)
+    running: dict[int, Running] = {}
+    try:
+        while waiting or running:
+            for job in [job for job in waiting if job.needs <= done][: at_once - len(running)]:
+                waiting.remove(job)
+                started = start(job)
+                running[started.process.pid] = started
+            job, seconds = wait(running)
+            done.add(job.name)
+            yield job, seconds, True
+    finally:
+        stop([started.process for started in running.values()])
+
+
+def start(job: Job) -> Running:
+    job.mark.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-u", str(PROJECT / job.script), *job.arguments]
+    with job.log.open("ab") as log:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the script inherits the lock with its output
+        except BlockingIOError:
+            raise InputError(f"{job.log}: a script is still writing it; wait for its end, or end it") from None
+        write_mark(job, read_mark(job)[0], finished=False)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+    return Running(job, process, time.monotonic())
+
+
+def wait(running: dict[int, Running]) -> tuple[Job, Seconds]:
+    """Wait for one of the scripts, take it off the list and note its time; InputError where it has failed."""
+    pid, status, usage = os.wait3(0)
+    ended = running.pop(pid)
+    ended.process.returncode = os.waitstatus_to_exitcode(status)  # it has been waited for
+    job = ended.job
+    attempt = Seconds(wall=time.monotonic() - ended.begun, cpu=usage.ru_utime + usage.ru_stime)
+    seconds = Seconds.total([read_mark(job)[0], attempt])
+    write_mark(job, seconds, finished=ended.process.returncode == 0)
+    if ended.process.returncode:
+        last = job.log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+        raise InputError(f"{job.name} has failed: {last or f'exit status {ended.process.returncode}'} (log: {job.log})")
+    return job, seconds
+
+
+def stop(processes: Sequence[subprocess.Popen]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.wait()

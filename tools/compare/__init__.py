@@ -1,0 +1,1 @@
+"""The scores of two runs side by side: `python -m tools.compare`."""

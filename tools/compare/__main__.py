@@ -1,0 +1,131 @@
+"""Prediction files by every rule, side by side, with 95% intervals by bootstrap over videos.
+
+    python -m tools.compare runs/a/coarse runs/b/coarse --ground-truth data/Charades/Charades_v1_test.csv \\
+        --figure ab.png --csv ab.csv --json ab.json
+
+PREDICTIONS is an official submission (rules "official" and "video level"), released.txt (rule "released"; with
+--frames), an .npz file of the scores of all steps (rule "dense"; eval.dense says what it holds), or the folder of a
+training stage, in which official.txt is scored, released.txt if --frames is given, and dense.npz if it is there
+(--eval.save_frames true writes it). Further files are compared with the first: the interval of a difference is
+paired, since both are scored on the same resamples of the videos, and a star says that it leaves out 0. Intervals
+cover the choice of test videos, not that of a training seed; eval.bootstrap says of which kind they are.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from string import ascii_uppercase
+
+from jsonargparse.typing import restricted_number_type
+
+from common.arguments import COUNT, WHOLE, Parser, check_outputs, exit_status, typed
+from common.errors import InputError
+from datasets.annotations import load_annotations, read_class_names
+from datasets.charades import CLASS_FILE
+from datasets.charades import class_names as names_beside
+from eval.bootstrap import LEVEL
+from eval.charades_localize import Truth, read_ground_truth
+from tools.compare import figure as compare_figure
+from tools.compare import output as compare_output
+from tools.compare.rules import Frames, Reader, prediction_files, score_all
+
+STRIDE = 10
+FEWEST = 40  # resamples, of which a 95% interval leaves one out at each end
+RESAMPLES = typed(restricted_number_type("Resamples", int, (">=", FEWEST)), f"a whole number of at least {FEWEST}")
+LARGEST_CLASS = 1 << 20  # of a ground truth whose number of classes the predictions decide
+
+
+def read_truth(path: Path, first_class: int) -> dict[str, Truth]:
+    """Test videos of an official CSV, of annotations in JSON, or of a folder with both official CSVs."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file; --ground-truth is an official CSV or the annotations' JSON")
+    if path.is_file() and path.suffix.lower() != ".json":
+        return read_ground_truth(path)
+    try:
+        videos = load_annotations(path, num_classes=LARGEST_CLASS, first_class=first_class).subset("testing")
+    except InputError as error:  # its remedies are options of training
+        raise InputError(f"{str(error).partition(';')[0]}; correct it, or --first-class {first_class}") from None
+    if not videos:
+        raise InputError(f"{path}: no test videos in it")
+    return {video.id: Truth([tuple(action) for action in video.actions], video.duration) for video in videos}
+
+
+def name_classes(given: Path | None, ground_truth: Path, num_classes: int) -> list[str]:
+    """Names from the given file, or the official list beside the ground truth, or numbers."""
+    if given is not None:
+        try:
+            return read_class_names(given, num_classes)
+        except InputError as error:
+            raise InputError(f"{str(error).partition(';')[0].partition(', but')[0]}; --class-names is a text file with "
+                             f"a name for each of the {num_classes} classes") from None  # fmt: skip
+    found = names_beside(ground_truth)
+    return found if found and len(found) == num_classes else [f"class {c}" for c in range(num_classes)]
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Read everything, score it, print it, write it."""
+    outputs = [path for path in (args.json, args.csv, args.figure) if path]
+    scored = [file for path in args.predictions for file in prediction_files(path)]
+    check_outputs(outputs, [*scored, args.ground_truth, *([args.class_names] if args.class_names else [])])
+    if args.figure:
+        compare_figure.check_format(args.figure)
+    if args.frames and not args.frames.is_dir():
+        raise InputError(f"{args.frames}: no such folder; --frames holds <id>/<id>-000001.jpg")
+    frames = Frames(args.frames, args.stride) if args.frames else None
+    reader = Reader(read_truth(args.ground_truth, args.first_class), args.ground_truth, frames)
+    files = {str(path): reader.read(path) for path in args.predictions}
+    names = name_classes(args.class_names, args.ground_truth, reader.num_classes)
+    print("".join(f"{remark}\n" for remark in reader.remarks), end="")
+
+    scored = score_all(files, list(reader.truth), resamples=args.resamples, seed=args.seed)
+    letters = dict(zip(files, ascii_uppercase, strict=False))
+    print(f"{args.ground_truth}: {len(reader.truth)} videos, {reader.num_classes} classes")
+    print(f"percent [95% interval], from {args.resamples} resamples of the videos, seed {args.seed}\n")
+    print("\n".join([*compare_output.summary(scored, letters), *compare_output.by_class(scored, letters, names)]))
+    if args.json:
+        about = {"ground_truth": str(args.ground_truth), "videos": len(reader.truth), "level": LEVEL,
+                 "resamples": args.resamples, "seed": args.seed}  # fmt: skip
+        compare_output.write_json(args.json, scored, names, about)
+    if args.csv:
+        compare_output.write_csv(args.csv, scored, names)
+    if args.figure:
+        compare_figure.draw(args.figure, scored, letters, names)
+    if outputs:
+        print(f"\nwritten: {', '.join(map(str, outputs))}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compare; 1 with one line on stderr where a file cannot be scored or written."""
+    args = _parse(argv)
+    return exit_status("compare", lambda: compare(args))
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="python -m tools.compare", description=__doc__)
+    parser.add_argument("predictions", metavar="PREDICTIONS", nargs="+", type=Path, help="files or folders of stages")
+    parser.add_argument("--ground-truth", metavar="FILE", type=Path, required=True,
+                        help="official CSV, or annotations as JSON, whose test videos count")  # fmt: skip
+    parser.add_argument("--first-class", metavar="N", type=int, default=0,
+                        help="what the JSON calls the first class (default 0; multithumos.json: 1)")  # fmt: skip
+    parser.add_argument("--frames", metavar="FOLDER", type=Path, help="the dataset's frames, for rule released")
+    parser.add_argument("--stride", metavar="N", type=COUNT, default=STRIDE,
+                        help=f"data.stride of the runs, for rule released (default {STRIDE})")  # fmt: skip
+    parser.add_argument("--class-names", metavar="FILE", type=Path,
+                        help=f"names, one a line (default: {CLASS_FILE} beside the ground truth)")  # fmt: skip
+    parser.add_argument("--resamples", metavar="N", type=RESAMPLES, default=1000,
+                        help=f"default 1000, at least {FEWEST}")  # fmt: skip
+    parser.add_argument("--seed", metavar="N", type=WHOLE, default=0, help="of the resamples (default 0)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write everything but the resamples")
+    parser.add_argument("--csv", metavar="FILE", type=Path, help="write AP of every class, a line each")
+    parser.add_argument("--figure", metavar="FILE", type=Path, help="draw AP of every class (.png, .pdf, .svg)")
+    args = parser.parse_args(argv)
+    twice = [path for path in args.predictions if args.predictions.count(path) > 1]
+    if twice:
+        parser.error(f"{twice[0]} is given twice")
+    if len(args.predictions) > len(ascii_uppercase):
+        parser.error(f"{len(args.predictions)} prediction files; compare at most {len(ascii_uppercase)}")
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())

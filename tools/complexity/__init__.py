@@ -1,0 +1,1 @@
+"""Multiply-adds and parameters of the networks: `python -m tools.complexity`."""

@@ -1,0 +1,202 @@
+"""From the records of a run to one HTML file: the values as JSON, and a page that draws them.
+
+The page is `report_files/`: plain HTML, CSS and JavaScript, put together here. It loads nothing, and its content policy
+allows only the script and the style that it was made with. Names and ids reach it as JSON alone and become text there,
+so whatever they contain stays text.
+"""
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.schema import FROM_SCRATCH, Config
+from eval.charades_localize import Truth, frame_labels
+from tools.report.data import RunRecord, StageRecord
+from tools.report.videos import VideoRecord
+
+FILES = Path(__file__).with_name("files")
+SCRIPTS = ("elements.js", "curves.js", "results.js", "classes.js", "videos.js", "page.js")
+POOLS = {"grid": "Grid Pool", "avg": "average pooling", "max": "maximum pooling", "stride": "every fourth frame",
+         "none": "no temporal pooling"}  # fmt: skip
+FUSIONS = {"multistage": "multi-stage fusion", "per_stage": "fusion stage by stage",
+           "lateral": "lateral concatenation", "none": "no fusion"}  # fmt: skip
+RULES = ("official", "released", "frames")
+CURVES = ("epoch", "step", "steps", "loss", "cls_loss", "loc_loss", "mAP", "lr", "data_seconds", "compute_seconds",
+          "mAP_official", "mAP_official_defined", "mAP_released", "mAP_frames")  # fmt: skip
+
+
+def render(values: Mapping[str, Any]) -> str:
+    """The whole page around `values`, which must be JSON without NaN."""
+    script = '"use strict";\n' + "\n".join((FILES / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    style = (FILES / "page.css").read_text(encoding="utf-8")
+    page = (FILES / "page.html").read_text(encoding="utf-8")
+    parts = {
+        "script-hash": policy_hash(script),
+        "style-hash": policy_hash(style),
+        "style": style,
+        "script": script,
+        "data": inline_json(values),
+    }
+    before, *pieces = page.split("{{")
+    for piece in pieces:
+        name, _, after = piece.partition("}}")
+        before += parts[name] + after
+    return before
+
+
+def inline_json(values: Mapping[str, Any]) -> str:
+    """JSON that can stand within a script element: nothing in it ends the element or opens a comment."""
+    text = json.dumps(values, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def policy_hash(text: str) -> str:
+    """How a content security policy names an inline script or style."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def page_values(
+    run: RunRecord,
+    *,
+    names: Sequence[str],
+    truth: Mapping[str, Truth] | None,
+    videos: Sequence[VideoRecord],
+    notes: Sequence[str],
+    made: datetime,
+) -> dict[str, Any]:
+    """What the page shows, in the form that its scripts read."""
+    return {
+        "name": run.name,
+        "folder": str(run.folder),
+        "made": f"{made:%Y-%m-%d %H:%M}",
+        "summary": summary(run.config, truth) if run.config else [],
+        "stages": [stage_values(stage) for stage in run.stages],
+        "classes": class_rows(run, names, truth),
+        "names": list(names),
+        "videos": [video_values(video) for video in videos],
+        "notes": list(notes),
+    }
+
+
+def summary(config: Config, truth: Mapping[str, Truth] | None) -> list[tuple[str, str]]:
+    """The configuration in a few lines: (what, which)."""
+    data, model = config.data, config.model
+    tested = f", {len(truth):,} test videos" if truth else ""
+    return [
+        ("Network", f"X3D {model.variant}, {POOLS[model.pool]}, {FUSIONS[model.fusion]}"),
+        ("Task", f"{data.num_classes} classes{tested}, every {ordinal(data.stride)}video frame"),
+        ("Frames", data.frames),
+        ("Annotations", f"{data.annotations} ({data.kind})"),
+        ("Seed, precision", f"{config.run.seed}, {config.run.precision}"),
+    ]
+
+
+def ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return "" if number == 1 else f"{number}{ending} "
+
+
+def stage_values(stage: StageRecord) -> dict[str, Any]:
+    metrics = {name: value for name, value in (stage.metrics or {}).items() if not name.startswith("AP_")}
+    return {
+        "key": stage.key,
+        "title": stage.title,
+        "status": stage.status,
+        "started": f"{stage.started:%Y-%m-%d %H:%M}" if stage.started else None,
+        "updated": f"{stage.updated:%Y-%m-%d %H:%M}" if stage.updated else None,
+        "best": vars(stage.best) | {"config_sha256": stage.best.config_sha256[:12]} if stage.best else None,
+        "training": training_summary(stage),
+        "train": [curve_point(line) for line in stage.train],
+        "validation": [curve_point(line) for line in stage.validation],
+        "metrics": metrics or None,
+        "config": stage.config_text,
+        "notes": stage.notes,
+    }
+
+
+def training_summary(stage: StageRecord) -> str:
+    if stage.config is None:
+        return ""
+    options = getattr(stage.config, stage.key)
+    rounds = ", ".join(map(str, options.milestones))
+    falls = f"times {options.lr_decay:g} after round{'s' * (len(options.milestones) > 1)} {rounds}"
+    start = "random weights" if options.init == FROM_SCRATCH else options.init
+    return (
+        f"batch {options.batch_size}, learning rate {options.lr:g}{', ' + falls if rounds else ''}; "
+        f"rounds of {options.round_epochs} epochs; from {start}"
+    )
+
+
+def curve_point(line: Mapping[str, Any]) -> dict[str, float | None]:
+    return {name: line[name] for name in CURVES if name in line}
+
+
+def class_rows(run: RunRecord, names: Sequence[str], truth: Mapping[str, Truth] | None) -> list[dict[str, Any]]:
+    """A row of the table for each class: positives and share among the official frames, AP by rule and stage."""
+    metrics = {stage.key: stage.metrics for stage in run.stages if stage.metrics}
+    rules = [rule for rule in RULES if any(values.get(f"AP_{rule}") for values in metrics.values())]
+    if not rules:
+        return []
+    labels = [frame_labels(*known, len(names)) for known in (truth or {}).values()]
+    positives = np.sum([frames.sum(0) for frames in labels], axis=0) if labels else None
+    frames = sum(map(len, labels))
+    return [
+        {
+            "name": name,
+            "positives": None if positives is None else int(positives[label]),
+            "chance": None if positives is None else rounded(positives[label] / frames, 5),
+            "AP": {
+                rule: {key: rounded(item(values.get(f"AP_{rule}"), label), 5) for key, values in metrics.items()}
+                for rule in rules
+            },
+        }
+        for label, name in enumerate(names)
+    ]
+
+
+def item(values: Sequence[float | None] | None, index: int) -> float | None:
+    return values[index] if values and index < len(values) else None
+
+
+def rounded(value: float | None, digits: int) -> float | None:
+    """A number for JSON; None for what is none, or not finite."""
+    return None if value is None or not math.isfinite(value) else round(float(value), digits)
+
+
+def video_values(video: VideoRecord) -> dict[str, Any]:
+    times, weights = 3, video.weights
+    return {
+        "id": video.id,
+        "why": video.why,
+        "seconds": rounded(video.seconds, times),
+        "truth": [[label, rounded(start, times), rounded(end, times)] for label, start, end in video.truth],
+        "classes": video.classes,
+        "scores": {
+            key: {
+                "step": rounded(steps.seconds, 5),
+                "at": steps.at,
+                "rows": [[rounded(score, 4) for score in row] for row in steps.scores[:, video.classes].T.tolist()],
+            }
+            for key, steps in video.steps.items()
+        },
+        "precision": {key: rounded(value, 4) for key, value in video.precision.items()},
+        "strip": [[picture.frame, rounded(picture.time, times), picture.jpeg] for picture in video.strip],
+        "chosen": [[rounded(frame, 1), rounded(time, times)] for frame, time in video.chosen],
+        "weights": weights and {
+            "times": np.round(weights.times, times).tolist(),
+            "centres": np.round(weights.centres, times).tolist(),
+            "sigma": rounded(weights.sigma, times),
+            "values": np.round(weights.values, 2).tolist(),
+        },
+        "notes": video.notes,
+    }  # fmt: skip

@@ -1,0 +1,215 @@
+"""Chosen test videos for `tools.report`: film strip, ground truth, scores, Grid Pool's frames, Gaussian weights.
+
+Everything is placed in seconds. Video frame f (from 1) is at (f - 1) / n of the duration, as for the labels; official
+frame j of 25 stands for (j - 1) / 25 of it and is shown from there to the next. Where a run has written the scores of
+every frame, these are shown.
+"""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from common.errors import InputError
+from configs.schema import Config
+from datasets.clips import place_window, video_length
+from datasets.frames import count_frames, frame_path
+from eval.average_precision import average_precision
+from eval.charades_localize import Truth, frame_labels
+from eval.dense import read_steps
+from eval.submission import FRAMES_PER_VIDEO
+from models.alignment import gaussian_weights
+from models.pooling import RATIO
+from tools.report.data import RunRecord, StageRecord
+
+STRIP_FRAMES = 12
+STRIP_HEIGHT, JPEG_QUALITY = 120, 72  # pixels: enough for a sharp strip on a dense screen
+MOST_STEPS = 400  # of a score along a video: of more, every second, third, ... frame is shown
+FALSE_CLASSES = 4  # classes shown that a video does not have: those with the highest scores
+
+
+class Picture(NamedTuple):
+    """One frame of a film strip."""
+
+    frame: int  # from 1
+    time: float
+    jpeg: str  # base64
+
+
+class Steps(NamedTuple):
+    """Scores along a video."""
+
+    scores: np.ndarray  # (F,C), -inf where there is none
+    seconds: float  # from one step to the next
+    at: str  # what the steps are
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Gaussian weights of a video's fine frames for each coarse frame (section 3.3 of the paper)."""
+
+    times: np.ndarray  # (T',) seconds of the fine frames
+    centres: np.ndarray  # (J,) seconds
+    sigma: float  # seconds
+    values: np.ndarray  # (J,T') in [0,1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoRecord:
+    """One test video; `steps` and `precision`, AP over all its official scores at once, are by stage."""
+
+    id: str
+    why: str
+    seconds: float
+    truth: list[tuple[int, float, float]]
+    classes: list[int]
+    steps: dict[str, Steps]
+    precision: dict[str, float]
+    strip: list[Picture] = field(default_factory=list)
+    chosen: list[tuple[float, float]] = field(default_factory=list)  # (video frame from 1, seconds)
+    weights: Weights | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+# --- which videos -----------------------------------------------------------------------------------------------------
+
+
+def choose(run: RunRecord, truth: Mapping[str, Truth]) -> dict[str, str]:
+    """{video: why}: the best, the median and the worst predicted test video, by AP over all scores of a video.
+
+    Without predictions, the first video that has activities.
+    """
+    if run.scored is None:
+        return dict.fromkeys([v for v, known in truth.items() if known.actions][:1], "First test video")
+    precision = {video: video_precision(run.scored.scores[video], truth[video])
+                 for video in truth if video in run.scored.scores}  # fmt: skip
+    ranked = sorted((v for v in precision if not np.isnan(precision[v])), key=lambda v: (-precision[v], v))
+    if not ranked:
+        return {}
+    places = {"Best predicted": 0, "Median": (len(ranked) - 1) // 2, "Worst predicted": len(ranked) - 1}
+    chosen: dict[str, str] = {}
+    for why, place in places.items():
+        chosen.setdefault(ranked[place], why)
+    return chosen
+
+
+def video_precision(scores: np.ndarray, truth: Truth) -> float:
+    """AP over the scores (25,C) of a video taken as one list; NaN without a positive."""
+    labels = frame_labels(*truth, scores.shape[1])
+    return float(average_precision(scores.reshape(-1, 1), labels.reshape(-1, 1))[0])
+
+
+def shown_classes(actions: Sequence[tuple[int, float, float]], scores: Mapping[str, np.ndarray]) -> list[int]:
+    """A video's own classes in the order of their first action, then those wrongly scored highest."""
+    own = list(dict.fromkeys(label for label, _, _ in sorted(actions, key=lambda action: (action[1], action[0]))))
+    if not scores:
+        return own
+    peaks = np.max([values.max(0) for values in scores.values()], axis=0)
+    others = [int(label) for label in np.argsort(-peaks, kind="stable") if label not in own and peaks[label] > 0]
+    return own + others[:FALSE_CLASSES]
+
+
+# --- one video --------------------------------------------------------------------------------------------------------
+
+
+def read_video(run: RunRecord, video: str, why: str, truth: Truth) -> VideoRecord:
+    """All there is to show of one video; what is not there becomes a note."""
+    predicted = [stage for stage in run.stages if stage.scores and video in stage.scores]
+    scores = {stage.key: stage.scores[video] for stage in predicted}
+    n, strip, notes = read_frames(Path(run.config.data.frames), video, truth.length)
+    notes += [f"{stage.title}: no predictions of this video." for stage in run.stages
+              if stage.scores and stage not in predicted]  # fmt: skip
+
+    places = next((stage.chosen[video] for stage in reversed(run.stages) if video in stage.chosen), [])
+    stride = run.config.data.stride
+    T = video_length(n, stride) if n else round((max(places, default=1) - 1) / stride) + 1
+    per_frame = truth.length / (n or T * stride)  # without the frames, their number is known to one stride
+    weights, note = fine_weights(run.config, places, T, per_frame) if places else (None, "")
+    return VideoRecord(
+        id=video,
+        why=why,
+        seconds=truth.length,
+        truth=[action for action in truth.actions if action[2] > action[1]],
+        classes=shown_classes(truth.actions, scores),
+        steps={stage.key: score_steps(stage, video, truth.length) for stage in predicted},
+        precision={key: video_precision(values, truth) for key, values in scores.items()},
+        strip=strip,
+        chosen=[(frame, (frame - 1) * per_frame) for frame in places],
+        weights=weights,
+        notes=[*notes, note] if note else notes,
+    )
+
+
+def read_frames(frames: Path, video: str, seconds: float) -> tuple[int, list[Picture], list[str]]:
+    """Number of frames of a video (0 where unknown), its film strip, and notes on what is missing."""
+    n = 0
+    try:
+        n = count_frames(frames, video, allow_gaps=True)
+        return n, film_strip(frames, video, n, seconds), [] if n else [f"No frames of this video in {frames}."]
+    except InputError as error:
+        return n, [], [f"No film strip: {error}"]
+
+
+def score_steps(stage: StageRecord, video: str, seconds: float) -> Steps:
+    """The scores of every frame where they were kept, else those of the official frames."""
+    kept = read_steps(stage.every_frame, [video]) if stage.every_frame else {}
+    if video not in kept or kept[video].seconds is None or len(kept[video].scores) < 2:
+        return Steps(stage.scores[video], seconds / FRAMES_PER_VIDEO, "the 25 official frames")
+    scores, times = kept[video]
+    if scores.shape[1] != stage.scores[video].shape[1]:
+        raise InputError(f"{stage.every_frame}: {scores.shape[1]} scores a frame, another number than in official.txt")
+    every = -(-len(scores) // MOST_STEPS)
+    at = "every frame" if every == 1 else f"one of {every} frames"
+    return Steps(scores[::every], every * float(times[1] - times[0]), at)
+
+
+def film_strip(frames: Path, video: str, n: int, seconds: float) -> list[Picture]:
+    """Evenly spaced frames, each from the middle of its share of the video."""
+    numbers = [int((k + 0.5) / STRIP_FRAMES * n) + 1 for k in range(STRIP_FRAMES)] if n else []
+    return [Picture(number, (number - 1) * seconds / n, thumbnail(frame_path(frames, video, number)))
+            for number in numbers]  # fmt: skip
+
+
+def thumbnail(path: Path) -> str:
+    """The frame as a small JPEG, base64."""
+    try:
+        with Image.open(path) as image:
+            image.thumbnail((4 * STRIP_HEIGHT, STRIP_HEIGHT))
+            file = io.BytesIO()
+            image.convert("RGB").save(file, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:  # SyntaxError: PIL's broken headers
+        raise InputError(f"{path}: unreadable frame ({error})") from None
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def fine_weights(config: Config, places: Sequence[float], T: int, per_frame: float) -> tuple[Weights | None, str]:
+    """Gaussian weights of the fine frames that the network sees of a video of T clip frames; or why there are none.
+
+    places: Grid Pool's frames, video frames from 1; place 1 + stride g (T - 1) stands for location g.
+    per_frame: seconds of a video frame.
+    """
+    data, model = config.data, config.model
+    if model.fusion in ("none", "lateral") or model.alignment != "gaussian":
+        return None, ""
+    in_windows = config.eval.window is not None and config.eval.window < T
+    if in_windows or len(places) != -(-T // RATIO) + 1:
+        return None, "Evaluated in several windows, each aligned on its own: no Gaussian weights are drawn."
+    window, start = place_window(0, T, T, length=data.fine_frames, mode=data.fine_window)
+    seen = min(T - window, data.fine_frames)
+    grid = (np.array(places) - 1) / (data.stride * max(T - 1, 1))
+    centres = torch.from_numpy(grid * T + start)
+    mask = torch.ones(1, seen, dtype=torch.float64)
+    values = gaussian_weights(centres[None], mask, scale=model.gaussian_scale)[0].T
+    clip_frame = data.stride * per_frame
+    return Weights(
+        times=(window + np.arange(seen)) * clip_frame,
+        centres=(window + centres.numpy()) * clip_frame,
+        sigma=model.gaussian_scale * seen * clip_frame,
+        values=values.numpy(),
+    ), ""
