@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,6 +9,7 @@ from typing import Any, NoReturn
 from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
 
 from common.errors import InputError, one_line
+from common.files import writable
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,8 +20,18 @@ class Parser(argparse.ArgumentParser):
             prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
         )
 
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]  # argparse's own
+        """A dash within an option is an underscore: `--class-names` is `--class_names`."""
+        args = sys.argv[1:] if args is None else args
+        return super().parse_known_args([_underscored(str(token)) for token in args], namespace)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def _underscored(token: str) -> str:
+    name, equals, value = token.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else token
 
 
 def typed(kind: Callable[[str], Any], rule: str) -> Callable[[str], Any]:
@@ -54,12 +64,7 @@ def check_outputs(paths: Sequence[Path], inputs: Sequence[Path] = ()) -> None:
             raise InputError(f"{path}: is a folder; name a file to write")
         if any(path.exists() and other.exists() and path.samefile(other) for other in inputs):
             raise InputError(f"{path}: would replace what is compared; name another file to write")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path.parent):
-                pass
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror}); name another file to write") from None
+        writable(path.parent, "file to write")
     files = [path.resolve() for path in paths]
     for path, file in zip(paths, files, strict=True):
         if files.count(file) > 1:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from common.errors import InputError
-from common.files import writable, write_text
+from common.files import writable, write_json
 from configs.cli import Command
 from configs.files import save_yaml
 from configs.schema import Config, Stage
@@ -203,11 +203,6 @@ class Evaluation:
     def drop(self) -> None:
         """Remove the files of the latest pass."""
         shutil.rmtree(self.latest, ignore_errors=True)
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all; undefined numbers are null, never NaN."""
-    write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
 
 class ClipScores:

@@ -15,13 +15,12 @@ import argparse
 import math
 import os
 import sys
-import tempfile
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 from common.errors import InputError, one_line
-from common.files import write_text
+from common.files import writable, write_text
 from common.progress import progress
 from common.signals import Stopped, requested, stop_requests
 from datasets import charades, multithumos
@@ -139,7 +138,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         help=f"of the JPEG files, 1 to 95 (default: {QUALITY})")  # fmt: skip
     parser.add_argument("--workers", type=int, default=_processors(), metavar="N",
                         help="videos at a time (default: processors)")  # fmt: skip
-    parser.add_argument("--keep-damaged", action="store_true",
+    parser.add_argument("--keep_damaged", action="store_true",
                         help="keep what can be decoded of a truncated or damaged video")  # fmt: skip
     args = parser.parse_args(argv)
     if reason := wrong(args):
@@ -188,17 +187,6 @@ def check_target(args: argparse.Namespace) -> None:
         raise InputError(f"{args.json}: --json would replace --annotations; choose another file")
 
 
-def make_writable(folder: Path, option: str) -> None:
-    """Make a folder that is not there; raise, before hours of work, where no file can be written in it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        reason = "not a folder" if isinstance(error, FileExistsError) else error.strerror
-        raise InputError(f"{folder}: no file can be written there ({reason}); give {option} another place") from None
-
-
 def prepare(args: argparse.Namespace) -> list[str]:
     """Everything that the command line asks for; gives a line for each video that failed."""
     check_target(args)
@@ -209,9 +197,9 @@ def prepare(args: argparse.Namespace) -> list[str]:
     if args.videos and official:
         files = annotated_only(files, official.ids)
     if args.json:
-        make_writable(args.json.parent, "--json")
+        writable(args.json.parent, "--json")
     if args.videos:
-        make_writable(args.frames, "--frames")
+        writable(args.frames, "--frames")
         settings = Settings(args.fps, args.size or None, args.quality)
         options = {"workers": args.workers, "keep_damaged": args.keep_damaged}
         outcome = extract(files, args.frames, settings, **options, progress=progress, stopped=requested)

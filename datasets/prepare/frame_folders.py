@@ -112,7 +112,7 @@ def make_folder(
     try:
         record = _write_frames(source, partial, settings, threads, cancelled)
         if record.problem and not keep_damaged:
-            raise InputError(f"{source}: {record.problem}; get the file again, or --keep-damaged to use what there is")
+            raise InputError(f"{source}: {record.problem}; get the file again, or --keep_damaged to use what there is")
         (partial / RECORD).write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
         _put_in_place(partial, root / source.stem)
     finally:

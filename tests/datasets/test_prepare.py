@@ -387,25 +387,25 @@ BAD = {
     ),
     "a file for a folder": (
         ["videos", "--videos", "v.mp4", "--frames", "m.json"], 1,
-        "m.json: no file can be written there (not a folder); give --frames another place",
+        "m.json: cannot be written to (not a folder); choose another --frames",
     ),
     "below a file": (
         ["videos", "--videos", "v.mp4", "--frames", "m.json/new"], 1,
-        "m.json/new: no file can be written there (Not a directory); give --frames another place",
+        "m.json/new: cannot be written to (Not a directory); choose another --frames",
     ),
     "JSON of something else": (
         ["videos", "--videos", "v.mp4", "--frames", "new", "--json", "v.mp4"], 1, "v.mp4: not a JSON file",
     ),
     "where nothing can be": (
-        ["videos", "--videos", "v.mp4", "--frames", "/proc/new"], 1, "/proc/new: no file can be written there",
+        ["videos", "--videos", "v.mp4", "--frames", "/proc/new"], 1, "/proc/new: cannot be written to",
     ),
     "JSON below a file": (
         ["videos", "--videos", "v.mp4", "--frames", "new", "--json", "m.json/new/own.json"], 1,
-        "m.json/new: no file can be written there (Not a directory); give --json another place",
+        "m.json/new: cannot be written to (Not a directory); choose another --json",
     ),
     "JSON where nothing can be": (
         ["videos", "--videos", "v.mp4", "--frames", "new", "--json", "/proc/new/own.json"], 1,
-        "/proc/new: no file can be written there",
+        "/proc/new: cannot be written to",
     ),
     "JSON over a pipe": (
         ["videos", "--videos", "v.mp4", "--frames", "new", "--json", "pipe"], 1, "not a plain file; give --json a file",

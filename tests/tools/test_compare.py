@@ -75,7 +75,7 @@ def evaluated(seed):
 
 
 def run(data, *arguments, truth="truth.csv"):
-    return compare.main([*map(str, arguments), "--ground-truth", str(data / truth), "--resamples", "50"])
+    return compare.main([*map(str, arguments), "--ground_truth", str(data / truth), "--resamples", "50"])
 
 
 def result(data, tmp_path, *arguments, truth="truth.csv"):
@@ -157,7 +157,7 @@ def test_a_rule_that_leaves_videos_out_uses_the_draws_of_its_own(data, tmp_path)
 
 def test_annotations_as_json_give_the_same(data, tmp_path):
     expected, _, _ = result(data, tmp_path, data / "a")
-    found, _, _ = result(data, tmp_path, data / "a", "--first-class", 1, truth="truth.json")
+    found, _, _ = result(data, tmp_path, data / "a", "--first_class", 1, truth="truth.json")
     assert found == expected
 
 
@@ -203,7 +203,7 @@ def test_undefined_means_are_named_so(data, tmp_path, capsys):
 
 
 def test_console(data, capsys):
-    assert run(data, data / "a", data / "b", "--frames", data / "frames", "--class-names", data / "names.txt") == 0
+    assert run(data, data / "a", data / "b", "--frames", data / "frames", "--class_names", data / "names.txt") == 0
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split("  ")[0]: line for line in lines}
     predictions = read_predictions(data / "a/predictions/official.txt")
@@ -216,7 +216,7 @@ def test_console(data, capsys):
 
 
 def test_csv_and_picture(data, tmp_path):
-    outputs = ["--csv", tmp_path / "new/out.csv", "--figure", tmp_path / "out.png", "--class-names", data / "names.txt"]
+    outputs = ["--csv", tmp_path / "new/out.csv", "--figure", tmp_path / "out.png", "--class_names", data / "names.txt"]
     files, _, _ = result(data, tmp_path, data / "a", data / "b", *outputs)
     with (tmp_path / "new/out.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
@@ -248,7 +248,7 @@ def refused(data, tmp_path, arguments, status=1, truth="truth.csv"):
     """The one line (argparse puts its usage before it) that refuses; nothing is written."""
     outputs = ["--json", tmp_path / "o.json", "--csv", tmp_path / "o.csv"]
     before = set(tmp_path.iterdir())
-    command = [*arguments, *outputs, "--ground-truth", data / truth, "--resamples", "40"]
+    command = [*arguments, *outputs, "--ground_truth", data / truth, "--resamples", "40"]
     if status == 2:
         with pytest.raises(SystemExit) as caught:
             compare.main([str(word) for word in command])
@@ -272,14 +272,14 @@ def refused(data, tmp_path, arguments, status=1, truth="truth.csv"):
         (lambda d, t: [d / "a", "--frames", t / "absent"], "absent: no such folder"),
         (lambda d, t: [d / "a", "--frames", t], "no frames of video V0"),
         (lambda d, t: [d / "a", "--frames", t / "few"], "25 lines of video V0, 9 for the 12 frames that it has in"),
-        (lambda d, t: [d / "a", "--class-names", t / "three.txt"], "three.txt"),
-        (lambda d, t: [d / "a", "--class-names", t / "absent.names"], "absent.names: no such file"),
+        (lambda d, t: [d / "a", "--class_names", t / "three.txt"], "three.txt"),
+        (lambda d, t: [d / "a", "--class_names", t / "absent.names"], "absent.names: no such file"),
         (lambda d, t: [d / "a", "--figure", t / "picture.docx"], "picture.docx: not the name of a picture"),
         (lambda d, t: [d / "a", "--figure", t / "o.json"], "o.json: two outputs cannot be one file"),
         (lambda d, t: [d / "a", "--figure", t], "is a folder"),
         (lambda d, t: [t / "three.txt", "--figure", t / "three.txt"], "three.txt: would replace what is compared"),
         (lambda d, t: [d / "a", "--figure", d / "a/predictions/official.txt"], "official.txt: would replace what is"),
-        (lambda d, t: [d / "a", "--class-names", d / "names.txt", "--figure", d / "names.txt"], "names.txt: would"),
+        (lambda d, t: [d / "a", "--class_names", d / "names.txt", "--figure", d / "names.txt"], "names.txt: would"),
         (lambda d, t: [d / "a", "--figure", t / ".." / t.name / "o.csv"], "o.csv: two outputs cannot be one file"),
     ],
 )

@@ -134,8 +134,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     parser.add_argument("-gpu", metavar="N|cpu", help="device of the networks; the first GPU where there is one")
     parser.add_argument("--threads", metavar="N", type=COUNT, help="threads of PyTorch; its own choice otherwise")
-    parser.add_argument("--step-seconds", metavar="S", type=POSITIVE, help="a training step of yours, for the loader")
-    parser.add_argument("--step-clips", metavar="B", type=COUNT, default=8, help="clips in that step (default 8)")
+    parser.add_argument("--step_seconds", metavar="S", type=POSITIVE, help="a training step of yours, for the loader")
+    parser.add_argument("--step_clips", metavar="B", type=COUNT, default=8, help="clips in that step (default 8)")
     arguments = parser.parse_args(argv)
     rows = row_names(quick=arguments.quick)
     if arguments.only and arguments.only not in rows:

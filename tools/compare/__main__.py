@@ -1,6 +1,6 @@
 """Prediction files by every rule, side by side, with 95% intervals by bootstrap over videos.
 
-    python -m tools.compare runs/a/coarse runs/b/coarse --ground-truth data/Charades/Charades_v1_test.csv \\
+    python -m tools.compare runs/a/coarse runs/b/coarse --ground_truth data/Charades/Charades_v1_test.csv \\
         --figure ab.png --csv ab.csv --json ab.json
 
 PREDICTIONS is an official submission (rules "official" and "video level"), released.txt (rule "released"; with
@@ -38,13 +38,13 @@ LARGEST_CLASS = 1 << 20  # of a ground truth whose number of classes the predict
 def read_truth(path: Path, first_class: int) -> dict[str, Truth]:
     """Test videos of an official CSV, of annotations in JSON, or of a folder with both official CSVs."""
     if not path.exists():
-        raise InputError(f"{path}: no such file; --ground-truth is an official CSV or the annotations' JSON")
+        raise InputError(f"{path}: no such file; --ground_truth is an official CSV or the annotations' JSON")
     if path.is_file() and path.suffix.lower() != ".json":
         return read_ground_truth(path)
     try:
         videos = load_annotations(path, num_classes=LARGEST_CLASS, first_class=first_class).subset("testing")
     except InputError as error:  # its remedies are options of training
-        raise InputError(f"{str(error).partition(';')[0]}; correct it, or --first-class {first_class}") from None
+        raise InputError(f"{str(error).partition(';')[0]}; correct it, or --first_class {first_class}") from None
     if not videos:
         raise InputError(f"{path}: no test videos in it")
     return {video.id: Truth([tuple(action) for action in video.actions], video.duration) for video in videos}
@@ -56,7 +56,7 @@ def name_classes(given: Path | None, ground_truth: Path, num_classes: int) -> li
         try:
             return read_class_names(given, num_classes)
         except InputError as error:
-            raise InputError(f"{str(error).partition(';')[0].partition(', but')[0]}; --class-names is a text file with "
+            raise InputError(f"{str(error).partition(';')[0].partition(', but')[0]}; --class_names is a text file with "
                              f"a name for each of the {num_classes} classes") from None  # fmt: skip
     found = names_beside(ground_truth)
     return found if found and len(found) == num_classes else [f"class {c}" for c in range(num_classes)]
@@ -103,14 +103,14 @@ def main(argv: list[str] | None = None) -> int:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m tools.compare", description=__doc__)
     parser.add_argument("predictions", metavar="PREDICTIONS", nargs="+", type=Path, help="files or folders of stages")
-    parser.add_argument("--ground-truth", metavar="FILE", type=Path, required=True,
+    parser.add_argument("--ground_truth", metavar="FILE", type=Path, required=True,
                         help="official CSV, or annotations as JSON, whose test videos count")  # fmt: skip
-    parser.add_argument("--first-class", metavar="N", type=int, default=0,
+    parser.add_argument("--first_class", metavar="N", type=int, default=0,
                         help="what the JSON calls the first class (default 0; multithumos.json: 1)")  # fmt: skip
     parser.add_argument("--frames", metavar="FOLDER", type=Path, help="the dataset's frames, for rule released")
     parser.add_argument("--stride", metavar="N", type=COUNT, default=STRIDE,
                         help=f"data.stride of the runs, for rule released (default {STRIDE})")  # fmt: skip
-    parser.add_argument("--class-names", metavar="FILE", type=Path,
+    parser.add_argument("--class_names", metavar="FILE", type=Path,
                         help=f"names, one a line (default: {CLASS_FILE} beside the ground truth)")  # fmt: skip
     parser.add_argument("--resamples", metavar="N", type=RESAMPLES, default=1000,
                         help=f"default 1000, at least {FEWEST}")  # fmt: skip

@@ -136,7 +136,7 @@ class Reader:
         try:
             check_classes(self.truth, num_classes, self.source)
         except InputError as error:
-            raise InputError(f"{error} of {path}; are these a pair, and does --first-class fit?") from None
+            raise InputError(f"{error} of {path}; are these a pair, and does --first_class fit?") from None
         self.num_classes = num_classes
 
     def _whole(self, path: Path, predictions: Predictions) -> dict[str, Rows]:
