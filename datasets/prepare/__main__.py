@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+from common.arguments import Parser
 from common.errors import InputError, one_line
 from common.files import writable, write_text
 from common.progress import progress
@@ -125,7 +126,7 @@ ANNOTATIONS = {"charades": CharadesAnnotations, "multithumos": MultithumosAnnota
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; a wrong one ends with one line and status 2."""
-    parser = argparse.ArgumentParser(prog="python -m datasets.prepare", description="Prepare a dataset.")
+    parser = Parser(prog="python -m datasets.prepare", description="Prepare a dataset.")
     parser.add_argument("kind", choices=KINDS, help="which dataset; videos: own ones")
     parser.add_argument("--videos", type=Path, nargs="+", metavar="PATH", help="video files, or folders of them")
     parser.add_argument("--frames", type=Path, metavar="DIR", help="where frame folders are, or will be")
