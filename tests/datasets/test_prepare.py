@@ -175,13 +175,13 @@ def test_a_bad_video_does_not_stop_the_others(videos, tmp_path, capsys):
     assert "2 videos have no frames" in lines[-1]
     assert sorted(os.listdir(tmp_path / "frames")) == ["a", "b"]
     os.remove(videos / "empty.mp4")
-    assert prepare(videos, "--keep-damaged", "--json", template) == 0
+    assert prepare(videos, "--keep_damaged", "--json", template) == 0
     assert "damaged, kept as asked: cut.mkv (ends at" in capsys.readouterr().out
     assert count_frames(tmp_path / "frames", "cut") > 50
     assert json.loads(template.read_text()).keys() == {"a", "b", "cut"}
     (videos / "empty.mp4").touch()
     template.write_text('{"a": 1}')  # what a user has filled in
-    assert prepare(videos, "--keep-damaged", "--json", template) == 1
+    assert prepare(videos, "--keep_damaged", "--json", template) == 1
     assert template.read_text() == '{"a": 1}'
 
 
