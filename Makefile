@@ -1,7 +1,7 @@
 # make demo   the whole method on a small generated dataset, on the CPU, in minutes
 # make test   the tests
 # make faults the tests that kill, stop and starve runs, all of them (make test has a selection)
-# make lint   ruff
+# make lint   ruff and mypy
 # make .venv  the environment that all of these use (built by itself when needed)
 
 PYTHON ?= python3
@@ -25,9 +25,11 @@ demo: .venv
 
 lint: .venv
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 test: .venv lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs --numprocesses auto --maxprocesses 4 --dist loadfile
 
 faults: .venv
 	$(BIN)/python -m pytest -q tests/faults tests/engine -m "faults or not faults"
