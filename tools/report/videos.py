@@ -8,7 +8,7 @@ every frame, these are shown.
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,13 +71,26 @@ class VideoRecord:
     classes: list[int]
     steps: dict[str, Steps]
     precision: dict[str, float]
-    strip: list[Picture] = field(default_factory=list)
-    chosen: list[tuple[float, float]] = field(default_factory=list)  # (video frame from 1, seconds)
-    weights: Weights | None = None
-    notes: list[str] = field(default_factory=list)
+    strip: list[Picture]
+    chosen: list[tuple[float, float]]  # (video frame from 1, seconds)
+    weights: Weights | None
+    notes: list[str]
 
 
 # --- which videos -----------------------------------------------------------------------------------------------------
+
+
+def read_videos(
+    run: RunRecord, config: Config, truth: Mapping[str, Truth], asked: Sequence[str] | None
+) -> list[VideoRecord]:
+    """The videos to show; of a video without a length there is no time axis."""
+    timed = {video: known for video, known in truth.items() if known.length > 0}
+    for video in asked or []:
+        if video not in timed:
+            remedy = f"; one is {next(iter(timed))}" if timed else ""
+            raise InputError(f"--videos {video}: no test video of this run with a length{remedy}")
+    chosen = choose(run, timed) if asked is None else dict.fromkeys(asked, "Asked for")
+    return [read_video(run, config, video, why, timed[video]) for video, why in chosen.items()]
 
 
 def choose(run: RunRecord, truth: Mapping[str, Truth]) -> dict[str, str]:
@@ -87,16 +100,14 @@ def choose(run: RunRecord, truth: Mapping[str, Truth]) -> dict[str, str]:
     """
     if run.scored is None:
         return dict.fromkeys([v for v, known in truth.items() if known.actions][:1], "First test video")
-    precision = {video: video_precision(run.scored.scores[video], truth[video])
-                 for video in truth if video in run.scored.scores}  # fmt: skip
+    scores = run.scored.scores
+    precision = {video: video_precision(scores[video], truth[video]) for video in truth if video in scores}
     ranked = sorted((v for v in precision if not np.isnan(precision[v])), key=lambda v: (-precision[v], v))
     if not ranked:
         return {}
-    places = {"Best predicted": 0, "Median": (len(ranked) - 1) // 2, "Worst predicted": len(ranked) - 1}
-    chosen: dict[str, str] = {}
-    for why, place in places.items():
-        chosen.setdefault(ranked[place], why)
-    return chosen
+    worst, median, best = ranked[-1], ranked[(len(ranked) - 1) // 2], ranked[0]
+    reasons = {worst: "Worst predicted", median: "Median"} | {best: "Best predicted"}  # of few videos one is several
+    return {video: reasons[video] for video in (best, median, worst)}
 
 
 def video_precision(scores: np.ndarray, truth: Truth) -> float:
@@ -118,19 +129,19 @@ def shown_classes(actions: Sequence[tuple[int, float, float]], scores: Mapping[s
 # --- one video --------------------------------------------------------------------------------------------------------
 
 
-def read_video(run: RunRecord, video: str, why: str, truth: Truth) -> VideoRecord:
+def read_video(run: RunRecord, config: Config, video: str, why: str, truth: Truth) -> VideoRecord:
     """All there is to show of one video; what is not there becomes a note."""
-    predicted = [stage for stage in run.stages if stage.scores and video in stage.scores]
+    predicted = [stage for stage in run.stages if video in stage.scores]
     scores = {stage.key: stage.scores[video] for stage in predicted}
-    n, strip, notes = read_frames(Path(run.config.data.frames), video, truth.length)
+    n, strip, notes = read_frames(Path(config.data.frames), video, truth.length)
     notes += [f"{stage.title}: no predictions of this video." for stage in run.stages
               if stage.scores and stage not in predicted]  # fmt: skip
 
     places = next((stage.chosen[video] for stage in reversed(run.stages) if video in stage.chosen), [])
-    stride = run.config.data.stride
+    stride = config.data.stride
     T = video_length(n, stride) if n else round((max(places, default=1) - 1) / stride) + 1
     per_frame = truth.length / (n or T * stride)  # without the frames, their number is known to one stride
-    weights, note = fine_weights(run.config, places, T, per_frame) if places else (None, "")
+    weights, note = fine_weights(config, places, T, per_frame) if places else (None, "")
     return VideoRecord(
         id=video,
         why=why,
@@ -158,15 +169,16 @@ def read_frames(frames: Path, video: str, seconds: float) -> tuple[int, list[Pic
 
 def score_steps(stage: StageRecord, video: str, seconds: float) -> Steps:
     """The scores of every frame where they were kept, else those of the official frames."""
-    kept = read_steps(stage.every_frame, [video]) if stage.every_frame else {}
-    if video not in kept or kept[video].seconds is None or len(kept[video].scores) < 2:
-        return Steps(stage.scores[video], seconds / FRAMES_PER_VIDEO, "the 25 official frames")
-    scores, times = kept[video]
-    if scores.shape[1] != stage.scores[video].shape[1]:
-        raise InputError(f"{stage.every_frame}: {scores.shape[1]} scores a frame, another number than in official.txt")
-    every = -(-len(scores) // MOST_STEPS)
+    official = stage.scores[video]
+    kept = read_steps(stage.every_frame, [video]).get(video) if stage.every_frame else None
+    if kept is None or kept.seconds is None or len(kept.scores) < 2:
+        return Steps(official, seconds / FRAMES_PER_VIDEO, "the 25 official frames")
+    if kept.scores.shape[1] != official.shape[1]:
+        number = kept.scores.shape[1]
+        raise InputError(f"{stage.every_frame}: {number} scores a frame, another number than in official.txt")
+    every = -(-len(kept.scores) // MOST_STEPS)
     at = "every frame" if every == 1 else f"one of {every} frames"
-    return Steps(scores[::every], every * float(times[1] - times[0]), at)
+    return Steps(kept.scores[::every], every * float(kept.seconds[1] - kept.seconds[0]), at)
 
 
 def film_strip(frames: Path, video: str, n: int, seconds: float) -> list[Picture]:
