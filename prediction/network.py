@@ -75,10 +75,10 @@ def load_networks(
             raise InputError(
                 f"{checkpoint}: a Fine stream already; --fine_checkpoint goes with one of the Coarse stream"
             )
-        fine = _ready(build_fine(config), checkpoint, device)
-        return Networks(config=config, net=fine, forward=fine_forward, fine=None, device=device)
+        net = _ready(build_fine(config), checkpoint, device)
+        return Networks(config=config, net=net, forward=fine_forward, fine=None, device=device)
     fine = None
-    if config.model.fusion != "none":
+    if config.model.fusion != "none":  # else it reads no features
         fine = _ready(build_fine(config), fine_checkpoint or _fine_checkpoint(checkpoint, config), device)
     coarse = _ready(build_coarse(config), checkpoint, device)
     return Networks(config=config, net=coarse, forward=coarse_forward, fine=fine, device=device)

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def write_mark(job: Job, seconds: Seconds, *, finished: bool) -> None:
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-def run(jobs: Sequence[Job], *, at_once: int) -> Iterator[tuple[Job, Seconds, bool]]:
+def run(jobs: Sequence[Job], *, at_once: int) -> Generator[tuple[Job, Seconds, bool], None, None]:
     """Run the jobs, in their order as far as each has what it needs; yields (job, its time, whether it ran just now).
 
     InputError where a job fails. However this ends, the scripts that still run are asked to save and stop.
