@@ -4,8 +4,9 @@ The steps are those of evaluation on a dataset (test view, feature store, window
 as it is evaluated. Frames and features wait on disk: memory does not grow with the video.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -138,8 +139,9 @@ class ClipFile:
 
     def fill(self, images: Iterable[Tensor]) -> None:
         """Append frames (3,H,W) uint8 of one size: their centred square, resized."""
+        images = iter(images)
         with self.path.open("ab") as file:
-            for chunk in _chunks(images):
+            while chunk := list(islice(images, CHUNK)):
                 height, width = chunk[0].shape[1:]
                 clip = render(chunk, centred_view(width, height), self.size)  # (3,t,size,size), memory (t,size,size,3)
                 file.write(clip.permute(1, 2, 3, 0).contiguous().numpy().data)
@@ -150,17 +152,6 @@ class ClipFile:
         shape = (self.frames, self.size, self.size, 3)
         frames = np.memmap(self.path, np.uint8, "r", shape=shape)[window.start : window.stop]
         return torch.from_numpy(np.array(frames)).permute(3, 0, 1, 2)[None]
-
-
-def _chunks(images: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    chunk = []
-    for image in images:
-        chunk.append(image)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -44,11 +45,7 @@ def render(values: Mapping[str, Any]) -> str:
         "script": script,
         "data": inline_json(values),
     }
-    before, *pieces = page.split("{{")
-    for piece in pieces:
-        name, _, after = piece.partition("}}")
-        before += parts[name] + after
-    return before
+    return re.sub(r"{{(.+?)}}", lambda place: parts[place[1]], page)
 
 
 def inline_json(values: Mapping[str, Any]) -> str:
@@ -69,7 +66,7 @@ def page_values(
     run: RunRecord,
     *,
     names: Sequence[str],
-    truth: Mapping[str, Truth] | None,
+    truth: Mapping[str, Truth],
     videos: Sequence[VideoRecord],
     notes: Sequence[str],
     made: datetime,
@@ -88,7 +85,7 @@ def page_values(
     }
 
 
-def summary(config: Config, truth: Mapping[str, Truth] | None) -> list[tuple[str, str]]:
+def summary(config: Config, truth: Mapping[str, Truth]) -> list[tuple[str, str]]:
     """The configuration in a few lines: (what, which)."""
     data, model = config.data, config.model
     tested = f", {len(truth):,} test videos" if truth else ""
@@ -141,20 +138,19 @@ def curve_point(line: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: line[name] for name in CURVES if name in line}
 
 
-def class_rows(run: RunRecord, names: Sequence[str], truth: Mapping[str, Truth] | None) -> list[dict[str, Any]]:
+def class_rows(run: RunRecord, names: Sequence[str], truth: Mapping[str, Truth]) -> list[dict[str, Any]]:
     """A row of the table for each class: positives and share among the official frames, AP by rule and stage."""
     metrics = {stage.key: stage.metrics for stage in run.stages if stage.metrics}
     rules = [rule for rule in RULES if any(values.get(f"AP_{rule}") for values in metrics.values())]
     if not rules:
         return []
-    labels = [frame_labels(*known, len(names)) for known in (truth or {}).values()]
-    positives = np.sum([frames.sum(0) for frames in labels], axis=0) if labels else None
-    frames = sum(map(len, labels))
+    labels = [frame_labels(*known, len(names)) for known in truth.values()]
+    known = np.concatenate(labels) if labels else None  # (F,C) at all official frames
     return [
         {
             "name": name,
-            "positives": None if positives is None else int(positives[label]),
-            "chance": None if positives is None else rounded(positives[label] / frames, 5),
+            "positives": None if known is None else int(known[:, label].sum()),
+            "chance": None if known is None else rounded(known[:, label].mean(), 5),
             "AP": {
                 rule: {key: rounded(item(values.get(f"AP_{rule}"), label), 5) for key, values in metrics.items()}
                 for rule in rules
