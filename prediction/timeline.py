@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from prediction.activities import Activity
 
 ROW_INCHES, WIDTH_INCHES = 0.26, 10.0
-COLOURS = "viridis"
 LONGEST_NAME = 40
 MOST_CLASSES = 16
 
@@ -43,10 +43,7 @@ def timeline_figure(
     figure = Figure(figsize=(WIDTH_INCHES, 1.8 + 2 * ROW_INCHES * len(classes)), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, sharey=True)
     draw_activities(above, activities, classes)
-    image = below.imshow(
-        probabilities[classes], aspect="auto", interpolation="nearest", cmap=COLOURS, vmin=0, vmax=1,
-        extent=(0, seconds, len(classes) - 0.5, -0.5),
-    )  # fmt: skip
+    image = draw_scores(below, probabilities[classes], seconds)
     figure.colorbar(image, ax=below, label="probability", pad=0.01)
     draw_chosen_frames(above, chosen, fps)
 
@@ -89,6 +86,12 @@ def draw_activities(axes: Axes, activities: Sequence[Activity], classes: Sequenc
         axes.text(0.5, 0.5, "no activity", transform=axes.transAxes, ha="center", va="center", color="0.5")
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
+
+
+def draw_scores(axes: Axes, scores: np.ndarray, seconds: float) -> AxesImage:
+    """Scores (C,L) in [0,1], a row for each class, each shown from its own time to the next."""
+    extent = (0, seconds, len(scores) - 0.5, -0.5)
+    return axes.imshow(scores, aspect="auto", cmap="viridis", vmin=0, vmax=1, extent=extent, interpolation="nearest")
 
 
 def draw_chosen_frames(axes: Axes, frames: Sequence[float], fps: float) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 
 from common.arguments import Parser, check_outputs, exit_status
@@ -29,7 +28,7 @@ from datasets.demo.scene import CLASSES, FPS
 from eval import charades_localize
 from eval.charades_localize import Truth, read_ground_truth, read_predictions
 from eval.per_frame import released_frames
-from prediction.timeline import draw_chosen_frames
+from prediction.timeline import draw_chosen_frames, draw_scores
 from tools.runs import STREAMS, context_classes, read_chosen, read_metrics
 
 RULES = ("official", "released")
@@ -114,7 +113,7 @@ def draw(run: Path, truth: Mapping[str, Truth], output: Path, context: Sequence[
         draw_truth(top, actions, context)
         top.set_title(f"{video}: ground truth")
         for axes, (stage, name) in zip(below, STREAMS.items(), strict=True):
-            image = draw_scores(axes, scores[stage][video], length)
+            image = draw_scores(axes, scores[stage][video].T, length)
             axes.set_title(name)
         draw_chosen_frames(below[-1], chosen.get(video, []), FPS)
         below[-1].set_xlabel("seconds")
@@ -140,12 +139,6 @@ def choose_videos(truth: Mapping[str, Truth], context: Sequence[int]) -> list[st
 def draw_truth(axes: Axes, actions: list[tuple[int, float, float]], context: Sequence[int]) -> None:
     for label, start, end in actions:
         axes.barh(label, end - start, left=start, height=0.8, color="tab:orange" if label in context else "tab:blue")
-
-
-def draw_scores(axes: Axes, scores: np.ndarray, length: float) -> AxesImage:
-    """Scores (25,C), each shown from its own time to the next."""
-    extent = (0, length, scores.shape[1] - 0.5, -0.5)
-    return axes.imshow(scores.T, aspect="auto", cmap="viridis", vmin=0, vmax=1, extent=extent, interpolation="nearest")
 
 
 def main(argv: list[str] | None = None) -> int:
