@@ -25,9 +25,9 @@ from datasets.annotations import read_class_names
 from datasets.assembly import class_names, input_size
 from datasets.prepare.video import FPS
 from engine.launch import run_script, start
-from prediction.activities import find_activities, smooth
+from prediction.activities import find_activities, smooth, what_was_found, write_csv, write_json
 from prediction.network import LONGEST, ClipFile, Networks, choose_windows, load_networks, predict
-from prediction.results import what_was_found, write_results
+from prediction.timeline import timeline_figure
 from prediction.video import read_video
 
 RATES = restricted_number_type("Rate", float, [(">", 0), ("<=", 1000)])
@@ -106,10 +106,14 @@ def predict_video(
             "smooth": options.smooth,
             "grid_pool": predicted.chosen,
         }
-        written = write_results(
-            scratch, name, about, title=video.name, probabilities=probabilities, activities=activities,
-            chosen=predicted.chosen, classes=classes, fps=options.fps,
+        table, picture, summary = written = [scratch / f"{name}{suffix}" for suffix in (".csv", ".png", ".json")]
+        write_csv(table, probabilities, classes, fps=options.fps)
+        figure = timeline_figure(
+            video.name, probabilities=probabilities, fps=options.fps, activities=activities, names=classes,
+            chosen=predicted.chosen,
         )  # fmt: skip
+        figure.savefig(picture, dpi=120)
+        write_json(summary, about, activities, classes)
         found = what_was_found(probabilities, activities, classes, options.threshold)
         print(f"  {found}; {options.output / name}.json")
         for path in written:

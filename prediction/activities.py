@@ -1,12 +1,19 @@
-"""From every frame's probabilities to activities: intervals in seconds with a class and a score.
+"""From every frame's probabilities to activities: intervals in seconds with a class and a score, and files of them.
 
 An activity is a run of frames whose probability reaches a threshold. Frame k (from 0) lasts from k/fps to (k+1)/fps.
 """
 
-from typing import NamedTuple
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.ndimage import uniform_filter1d
+
+from common.files import write_text
 
 
 class Activity(NamedTuple):
@@ -37,3 +44,36 @@ def find_activities(
             found.append(Activity(int(label), float(start / fps), float(end / fps), score))
     best = sorted(found, key=lambda activity: -activity.score)[:top]
     return sorted(best, key=lambda activity: (activity.start, activity.label))
+
+
+def write_csv(path: Path, probabilities: np.ndarray, names: Sequence[str], *, fps: float) -> None:
+    """A line for each frame: its number from 1, its time in seconds, and the probability of each class (C,L)."""
+    text = io.StringIO(newline="")
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(["frame", "seconds", *names])
+    for k, column in enumerate(probabilities.T):
+        lines.writerow([k + 1, f"{k / fps:.3f}", *(f"{p:.4g}" for p in column)])
+    write_text(path, text.getvalue())
+
+
+def write_json(path: Path, about: Mapping[str, Any], activities: Sequence[Activity], names: Sequence[str]) -> None:
+    """What is known of a video, and its activities with class names; seconds and scores to four places."""
+    listed = [
+        {"class": label, "name": names[label], "start": round(start, 4), "end": round(end, 4), "score": round(score, 4)}
+        for label, start, end, score in activities
+    ]
+    text = json.dumps({**about, "activities": listed}, indent=1, allow_nan=False, ensure_ascii=False)
+    write_text(path, text + "\n")
+
+
+def what_was_found(
+    probabilities: np.ndarray, activities: Sequence[Activity], classes: Sequence[str], threshold: float
+) -> str:
+    """How much was found; of nothing, what came nearest."""
+    if activities:
+        return f"{len(activities)} activities"
+    label = int(probabilities.max(1).argmax())
+    return (
+        f"nothing reaches {threshold:g}; the nearest is {classes[label]} with {probabilities[label].max():.2f} "
+        "(lower --threshold)"
+    )

@@ -17,7 +17,6 @@ from configs.cli import load
 from engine.checkpoint import save_checkpoint
 from models import CoarseNet, FineNet, save_official
 from models.official import load_matching
-from prediction import results
 from tests.conftest import write_frames
 
 REAL_FOOTAGE = "bikes.mp4"
@@ -272,8 +271,8 @@ def test_a_name_with_dots_and_a_stop(run, video, tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGINT)
         original(path, *arguments)
 
-    original = results.write_json
-    monkeypatch.setattr(results, "write_json", write_json)
+    original = predict.write_json
+    monkeypatch.setattr(predict, "write_json", write_json)
     assert run(dotted, video) == (130, f"predict.py: {video}: stopped; the videos before it are predicted\n")
     found = sorted(path.name for path in tmp_path.iterdir())
     assert found == ["2024.05.01.csv", "2024.05.01.json", "2024.05.01.png", "videos"]
