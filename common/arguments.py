@@ -10,6 +10,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_t
 
 from common.errors import InputError, one_line
 from common.files import writable
+from common.signals import Stopped
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,25 +60,26 @@ def check_outputs(paths: Sequence[Path], inputs: Sequence[Path] = ()) -> None:
     Args:
         inputs: files that no output may replace.
     """
+    taken = {path.resolve(): "would replace what is read; name another file to write" for path in inputs}
     for path in paths:
         if path.is_dir():
             raise InputError(f"{path}: is a folder; name a file to write")
-        if any(path.exists() and other.exists() and path.samefile(other) for other in inputs):
-            raise InputError(f"{path}: would replace what is compared; name another file to write")
+        if path.resolve() in taken:
+            raise InputError(f"{path}: {taken[path.resolve()]}")
+        taken[path.resolve()] = "two outputs cannot be one file"
         writable(path.parent, "file to write")
-    files = [path.resolve() for path in paths]
-    for path, file in zip(paths, files, strict=True):
-        if files.count(file) > 1:
-            raise InputError(f"{path}: two outputs cannot be one file")
 
 
 def exit_status(tool: str, work: Callable[[], int | None]) -> int:
-    """Do a tool's work; what it returns, or after one line on stderr 1 for a user's mistake and 130 for Ctrl-C."""
+    """Do a tool's work: what it returns; or, after one line on stderr, 1 for a mistake and 128 + signal for a stop."""
     try:
         return work() or 0
     except (InputError, OSError) as error:
         print(f"{tool}: error: {one_line(error)}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        print(f"{tool}: {stopped}", file=sys.stderr)
+        return stopped.status
     except KeyboardInterrupt:
         print(f"{tool}: interrupted", file=sys.stderr)
         return 130

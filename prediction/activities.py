@@ -46,16 +46,6 @@ def find_activities(
     return sorted(best, key=lambda activity: (activity.start, activity.label))
 
 
-def write_json(path: Path, about: Mapping[str, Any], activities: Sequence[Activity], names: Sequence[str]) -> None:
-    """What is known of a video, and its activities with class names; seconds and scores to four places."""
-    listed = [
-        {"class": a.label, "name": names[a.label], **{k: round(getattr(a, k), 4) for k in ("start", "end", "score")}}
-        for a in activities
-    ]
-    text = json.dumps({**about, "activities": listed}, indent=1, allow_nan=False, ensure_ascii=False)
-    write_text(path, text + "\n")
-
-
 def write_csv(path: Path, probabilities: np.ndarray, names: Sequence[str], *, fps: float) -> None:
     """A line for each frame: its number from 1, its time in seconds, and the probability of each class (C,L)."""
     text = io.StringIO(newline="")
@@ -64,3 +54,26 @@ def write_csv(path: Path, probabilities: np.ndarray, names: Sequence[str], *, fp
     for k, column in enumerate(probabilities.T):
         lines.writerow([k + 1, f"{k / fps:.3f}", *(f"{p:.4g}" for p in column)])
     write_text(path, text.getvalue())
+
+
+def write_json(path: Path, about: Mapping[str, Any], activities: Sequence[Activity], names: Sequence[str]) -> None:
+    """What is known of a video, and its activities with class names; seconds and scores to four places."""
+    listed = [
+        {"class": label, "name": names[label], "start": round(start, 4), "end": round(end, 4), "score": round(score, 4)}
+        for label, start, end, score in activities
+    ]
+    text = json.dumps({**about, "activities": listed}, indent=1, allow_nan=False, ensure_ascii=False)
+    write_text(path, text + "\n")
+
+
+def what_was_found(
+    probabilities: np.ndarray, activities: Sequence[Activity], classes: Sequence[str], threshold: float
+) -> str:
+    """How much was found; of nothing, what came nearest."""
+    if activities:
+        return f"{len(activities)} activities"
+    label = int(probabilities.max(1).argmax())
+    return (
+        f"nothing reaches {threshold:g}; the nearest is {classes[label]} with {probabilities[label].max():.2f} "
+        "(lower --threshold)"
+    )

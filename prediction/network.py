@@ -1,19 +1,24 @@
-"""A trained network on any video: the Fine stream, and the Coarse stream fused with it, a window at a time.
+"""A trained network on any video: the Fine stream, or the Coarse stream fused with it, a window at a time.
 
 The steps are those of evaluation on a dataset (test view, feature store, windows, blended logits), so a video predicts
 as it is evaluated. Frames and features wait on disk: memory does not grow with the video.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from configs.schema import Config
+from common.errors import InputError
+from common.progress import progress
+from configs.cli import load
+from configs.options import DEFAULT_CONFIG
+from configs.schema import Config, Data
 from datasets.assembly import input_size
 from datasets.batch import Batch, prepare
 from datasets.clips import place_window, video_length
@@ -21,39 +26,102 @@ from datasets.features import FeatureStore, FeatureWriter
 from datasets.joining import chosen_frames
 from datasets.transforms import centred_view, render
 from datasets.windows import Joins, Part, Window, split
-from engine.networks import build_coarse, build_fine, load_weights
+from engine.networks import build_coarse, build_fine, load_weights, read_ours
 from engine.training import coarse_forward, fine_forward
-from models import prepare_for_inference
+from models import FineNet, prepare_for_inference
+from models.official import holds_coarse
 from models.pooling import sampled_locations
 
 CHUNK = 32  # frames that are decoded, then cropped and resized together
-Progress = Callable[[Iterable, int, str], Iterator]
+LONGEST = 256  # clip frames that are seen at once where nothing else is said: 107 s at stride 10, about 2 GB
+VIDEO = "video"  # its name in the store of its own
+
+# --- which networks ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Networks:
-    """A trained experiment, ready to predict. `coarse` is None where the Fine stream alone does, `fine` where the
-    Coarse stream does without features."""
+    """A trained experiment, ready to predict."""
 
     config: Config
-    fine: nn.Module | None
-    coarse: nn.Module | None
+    net: nn.Module  # the stream whose logits count
+    forward: Callable[[nn.Module, Batch], Tensor]
+    fine: FineNet | None  # the Fine stream whose features `net` reads, if it reads any
     device: torch.device
 
+    @property
+    def stream(self) -> str:
+        return "Fine stream" if isinstance(self.net, FineNet) else "Coarse stream"
 
-def load_networks(config: Config, *, fine: Path | None, coarse: Path | None, device: torch.device) -> Networks:
-    """Build what the checkpoints hold; each must hold all of its network."""
 
-    def ready(net: nn.Module, path: Path) -> nn.Module:
-        load_weights(net, path, complete=True)
-        return prepare_for_inference(net.to(device))
+def load_networks(
+    checkpoint: Path, *, fine_checkpoint: Path | None, configs: Sequence[str], device: torch.device
+) -> Networks:
+    """What the checkpoints are, by their own account where they are of these scripts, and the networks they fit.
 
-    return Networks(
-        config=config,
-        fine=ready(build_fine(config), fine) if fine else None,
-        coarse=ready(build_coarse(config), coarse) if coarse else None,
-        device=device,
+    Args:
+        checkpoint: Of stage 1 or 3, ours or a published one.
+        fine_checkpoint: Of the Fine stream whose features a Coarse stream reads; None for that of the same run.
+        configs: Experiment of a published checkpoint, later files overriding; none for the default one.
+    """
+    if checkpoint.is_dir():
+        raise InputError(f"{checkpoint}: a folder; --checkpoint is a file, as RUN/coarse/checkpoints/best.pt")
+    ours = read_ours(checkpoint)
+    if ours and configs:
+        raise InputError(f"{checkpoint}: says itself how it was trained; --config goes with a published checkpoint")
+    config = Config.from_dict(ours["config"]) if ours else load(*configs) if configs else load(DEFAULT_CONFIG)
+    stage = ours["stage"] if ours else ("coarse" if holds_coarse(checkpoint) else "fine")
+    if stage == "fine":
+        if fine_checkpoint:
+            raise InputError(
+                f"{checkpoint}: a Fine stream already; --fine_checkpoint goes with one of the Coarse stream"
+            )
+        net = _ready(build_fine(config), checkpoint, device)
+        return Networks(config=config, net=net, forward=fine_forward, fine=None, device=device)
+    fine = None
+    if config.model.fusion != "none":  # else it reads no features
+        fine = _ready(build_fine(config), fine_checkpoint or _fine_checkpoint(checkpoint, config), device)
+    coarse = _ready(build_coarse(config), checkpoint, device)
+    return Networks(config=config, net=coarse, forward=coarse_forward, fine=fine, device=device)
+
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def _ready(net: Net, checkpoint: Path, device: torch.device) -> Net:
+    """The network with the weights of a checkpoint, which must hold all of them."""
+    load_weights(net, checkpoint, complete=True)
+    ready = prepare_for_inference(net.to(device))
+    assert isinstance(ready, type(net))  # a copy
+    return ready
+
+
+def _fine_checkpoint(checkpoint: Path, config: Config) -> Path:
+    """That of the Fine stream whose features the Coarse stream was trained with."""
+    if config.coarse.fine_source == "network":  # the checkpoint holds both streams
+        return checkpoint
+    beside = checkpoint.resolve().parent.parent.parent / "fine" / "checkpoints" / "best.pt"
+    for path in (beside, config.features_checkpoint):  # the run may have been moved since
+        if path.is_file():
+            return path
+    raise InputError(
+        f"{checkpoint}: a Coarse stream needs its Fine stream's checkpoint, which is neither {beside} nor "
+        f"{config.features_checkpoint}; name it with --fine_checkpoint"
     )
+
+
+def choose_windows(config: Config, *, window: int | None, overlap: int | None) -> tuple[int, int]:
+    """Clip frames of a window and of an overlap: as asked for, else as the run was evaluated, else ours."""
+    run = config.eval
+    window = window or run.window or LONGEST
+    if overlap is None:
+        return window, run.common_frames if window == run.window else window // 4
+    if overlap >= window:
+        raise InputError(f"--overlap {overlap}: must be less than the window of {window} clip frames")
+    return window, overlap
+
+
+# --- one video --------------------------------------------------------------------------------------------------------
 
 
 class Prediction(NamedTuple):
@@ -71,8 +139,9 @@ class ClipFile:
 
     def fill(self, images: Iterable[Tensor]) -> None:
         """Append frames (3,H,W) uint8 of one size: their centred square, resized."""
+        images = iter(images)
         with self.path.open("ab") as file:
-            for chunk in _chunks(images):
+            while chunk := list(islice(images, CHUNK)):
                 height, width = chunk[0].shape[1:]
                 clip = render(chunk, centred_view(width, height), self.size)  # (3,t,size,size), memory (t,size,size,3)
                 file.write(clip.permute(1, 2, 3, 0).contiguous().numpy().data)
@@ -85,75 +154,46 @@ class ClipFile:
         return torch.from_numpy(np.array(frames)).permute(3, 0, 1, 2)[None]
 
 
-def _chunks(images: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    chunk = []
-    for image in images:
-        chunk.append(image)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
 @torch.no_grad()
-def predict(
-    nets: Networks, clip: ClipFile, n: int, folder: Path, *, window: int | None, overlap: int, progress: Progress
-) -> Prediction:
+def predict(nets: Networks, clip: ClipFile, n: int, folder: Path, *, window: int, overlap: int) -> Prediction:
     """What the networks say of a video; L = stride * (n // stride), or n for a video below one stride.
 
     Args:
         n: Frames of the video; `clip` has at least every stride-th of them.
         folder: For the features meanwhile.
-        window, overlap: Clip frames, see `datasets.windows.split`; None for the video as a whole.
-        progress: (items, their number, title) -> the items.
+        window, overlap: Clip frames, see `datasets.windows.split`.
     """
     data = nets.config.data
     windows = split(video_length(n, data.stride), window, overlap)
-    columns = [min(n, stop * data.stride) - start * data.stride for start, stop in windows]
-    store = None
-    if nets.coarse is not None and nets.fine is not None:
-        store = _extract(nets, clip, windows, folder, progress)
-
-    chosen: list[float] = []
-
-    def logits(number: int) -> Tensor:
-        batch = _batch(clip, windows[number], columns[number])
+    store = None if nets.fine is None else _extract(nets.fine, nets, clip, windows, folder)
+    joins, logits, chosen = Joins({"logits": data.stride}), [], []
+    for number in progress(range(len(windows)), len(windows), nets.stream):
+        part, (start, stop) = Part(number, windows), windows[number]
+        batch = _batch(clip, windows[number], min(n, stop * data.stride) - start * data.stride)
         if store is not None:
-            batch |= _fine_window(store, windows[number], data.fine_frames, data.fine_window)
-        net, forward = (nets.fine, fine_forward) if nets.coarse is None else (nets.coarse, coarse_forward)
-        with sampled_locations(net) as passes:
-            result = forward(net, prepare(batch, nets.device))
+            _add_features(batch, store, windows[number], data)
+        with sampled_locations(nets.net) as passes:
+            result = nets.forward(nets.net, prepare(batch, nets.device))
         for (locations,) in passes:
-            chosen.extend(chosen_frames(Part(number, windows), locations.tolist(), data.stride))
-        return result
-
-    title = "Fine stream" if nets.coarse is None else "Coarse stream"
-    passes = progress(range(len(windows)), len(windows), title)
-    probabilities = torch.sigmoid(_joined(windows, data.stride, map(logits, passes))).numpy()
-    return Prediction(probabilities, chosen)
+            chosen += chosen_frames(part, locations.tolist(), data.stride)
+        logits.append(joins.add(VIDEO, part, {"logits": result[0].float().cpu()})["logits"])
+    return Prediction(torch.sigmoid(torch.cat(logits, 1)).numpy(), chosen)
 
 
-def _batch(clip: ClipFile, window: Window, columns: int = 0) -> Batch:
+def _batch(clip: ClipFile, window: Window, columns: int) -> Batch:
     """One window as a batch; of its labels, only how many there would be."""
-    frames = torch.tensor([window.stop - window.start])
-    return Batch(clip=clip.read(window), frames=frames, labels=torch.empty(1, 0, columns))
+    return Batch(
+        videos=[VIDEO],
+        clip=clip.read(window),
+        frames=torch.tensor([window.stop - window.start]),
+        labels=torch.empty(1, 0, columns),
+        mask=torch.ones(1, columns),
+        num_frames=torch.tensor([columns]),
+        duration=torch.zeros(1),
+    )
 
 
-def _joined(windows: list[Window], stride: int, logits: Iterable[Tensor]) -> Tensor:
-    """The logits (1,C,L) of a video's windows as those (C,L) of the video, on the CPU in float32."""
-    joins = Joins({"logits": stride})
-    parts = [
-        joins.add("", Part(number, windows), {"logits": one[0].float().cpu()})["logits"]
-        for number, one in enumerate(logits)
-    ]
-    return torch.cat(parts, 1)
-
-
-VIDEO = "video"  # its name in the store of its own
-
-
-def _extract(nets: Networks, clip: ClipFile, windows: list[Window], folder: Path, progress: Progress) -> FeatureStore:
+def _extract(fine: FineNet, nets: Networks, clip: ClipFile, windows: list[Window], folder: Path) -> FeatureStore:
     """The Fine stream's features, as stage 2 stores them."""
     config, joins = nets.config, Joins()
     with FeatureWriter(
@@ -161,16 +201,17 @@ def _extract(nets: Networks, clip: ClipFile, windows: list[Window], folder: Path
         dtype=config.features.dtype,
     ) as writer:  # fmt: skip
         for number in progress(range(len(windows)), len(windows), "Fine stream"):
-            features = nets.fine.features(prepare(_batch(clip, windows[number]), nets.device)["clip"])
+            features = fine.features(prepare(_batch(clip, windows[number], 0), nets.device)["clip"])
             final = joins.add(VIDEO, Part(number, windows), {level: f[0] for level, f in features.items()})
             writer.append(VIDEO, final, frames=windows[-1].stop)
     return FeatureStore(folder)
 
 
-def _fine_window(store: FeatureStore, window: Window, length: int, mode: str) -> dict[str, object]:
-    """What the Coarse stream sees of the store beside a window, as a batch of one."""
+def _add_features(batch: Batch, store: FeatureStore, window: Window, data: Data) -> None:
+    """What the Coarse stream sees of the store beside a window."""
     T = window.stop - window.start
-    first, start = place_window(window.start, T, store.frames(VIDEO), length=length, mode=mode)
-    features = {level: x[None] for level, x in store.read(VIDEO, first, first + length).items()}
+    first, start = place_window(window.start, T, store.frames(VIDEO), length=data.fine_frames, mode=data.fine_window)
+    features = {level: x[None] for level, x in store.read(VIDEO, first, first + data.fine_frames).items()}
     (frames,) = {x.shape[2] for x in features.values()}
-    return {"fine_features": features, "fine_mask": torch.ones(1, frames), "start": torch.tensor([start])}
+    batch["fine_features"], batch["fine_mask"] = features, torch.ones(1, frames)
+    batch["start"] = torch.tensor([start])

@@ -1,7 +1,7 @@
-"""The time line of one video as a picture: activities as intervals, and below them every frame's probabilities.
+"""The time line of one video as a picture: activities as bars, and below them every frame's probabilities.
 
-Both share one time axis. The classes shown are those with an interval, in the order of their first one, so that a
-video reads from the upper left to the lower right; without any interval, the most probable ones.
+Both share one time axis. The classes shown are those with an activity, in the order of their first one, so that a
+video reads from the upper left to the lower right; without any activity, the most probable ones.
 """
 
 from collections.abc import Sequence
@@ -9,66 +9,60 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
-Interval = tuple[int, float, float, float]  # class from 0, start and end in seconds, score
+from prediction.activities import Activity
 
 ROW_INCHES, WIDTH_INCHES = 0.26, 10.0
-COLOURS = "viridis"
 LONGEST_NAME = 40
+MOST_CLASSES = 16
 
 
 def timeline_figure(
     title: str,
     *,
-    duration: float,
     probabilities: np.ndarray,
-    intervals: Sequence[Interval],
+    fps: float,
+    activities: Sequence[Activity],
     names: Sequence[str],
     chosen: Sequence[float] = (),
-    most: int = 16,
 ) -> Figure:
     """Picture of one video's activities; `figure.savefig(path)` writes it.
 
     Args:
-        duration: Seconds; the time axis.
-        probabilities: (C,L) in [0,1]; column k lasts from k to k+1 L-ths of the duration.
-        intervals: Of any classes; times beyond the video are cut off.
-        names: (C,) of the classes.
-        chosen: Seconds of the frames that Grid Pool chose; ticks above the picture.
-        most: Rows at most; with more classes than that, the ones left out are counted below the picture.
+        probabilities: (C,L) in [0,1]; column k lasts from k/fps to (k+1)/fps seconds.
+        activities: Of any classes; times beyond the video are cut off.
+        names: (C,) of the classes. At most 16 are shown; those left out are counted below the picture.
+        chosen: Video frames, from 1, that Grid Pool chose; ticks above the picture.
     """
-    probabilities = np.asarray(probabilities, float)
-    if probabilities.ndim != 2 or len(probabilities) != len(names) or not probabilities.size or not duration > 0:
-        raise ValueError(f"probabilities {probabilities.shape} of {len(names)} classes over {duration} s")
-    classes = choose_classes(probabilities, intervals, most)
-    rows = {label: row for row, label in enumerate(classes)}
+    if probabilities.ndim != 2 or len(probabilities) != len(names) or not probabilities.size:
+        raise ValueError(f"probabilities {probabilities.shape} of {len(names)} classes")
+    classes = choose_classes(probabilities, activities, MOST_CLASSES)
+    seconds = probabilities.shape[1] / fps
 
     figure = Figure(figsize=(WIDTH_INCHES, 1.8 + 2 * ROW_INCHES * len(classes)), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, sharey=True)
-    draw_intervals(above, [(rows[label], *rest) for label, *rest in intervals if label in rows])
-    image = below.imshow(
-        probabilities[classes], aspect="auto", interpolation="nearest", cmap=COLOURS, vmin=0, vmax=1,
-        extent=(0, duration, len(classes) - 0.5, -0.5),
-    )  # fmt: skip
+    draw_activities(above, activities, classes)
+    image = draw_scores(below, probabilities[classes], seconds)
     figure.colorbar(image, ax=below, label="probability", pad=0.01)
-    draw_chosen(above, chosen)
+    draw_chosen_frames(above, chosen, fps)
 
     above.set_yticks(range(len(classes)), [plain(names[label]) for label in classes])
     above.set_ylim(len(classes) - 0.5, -0.5)
-    above.set_xlim(0, duration)
+    above.set_xlim(0, seconds)
     above.set_title(plain(title), loc="left")
     below.set_xlabel("seconds" + left_out(len(names) - len(classes)))
     return figure
 
 
-def choose_classes(probabilities: np.ndarray, intervals: Sequence[Interval], most: int) -> list[int]:
-    """The classes to show, in the order of their first interval; of more than `most`, those with the highest scores.
+def choose_classes(probabilities: np.ndarray, activities: Sequence[Activity], most: int) -> list[int]:
+    """The classes to show, in the order of their first activity; of more than `most`, those with the highest scores.
 
-    Without any interval, the most probable classes, so that the picture says what the network saw.
+    Without any activity, the most probable classes, so that the picture says what the network saw.
     """
     first: dict[int, float] = {}
     score: dict[int, float] = {}
-    for label, start, _, value in intervals:
+    for label, start, _, value in activities:
         first[label] = min(start, first.get(label, start))
         score[label] = max(value, score.get(label, value))
     peaks = probabilities.max(1)
@@ -77,26 +71,34 @@ def choose_classes(probabilities: np.ndarray, intervals: Sequence[Interval], mos
     return sorted(kept, key=lambda label: (first.get(label, np.inf), label))
 
 
-def draw_intervals(axes: Axes, intervals: Sequence[tuple[int, float, float, float]]) -> None:
-    """Bars (row, start, end, score), darker for a higher score; the score is written where there is room."""
-    for row, start, end, score in intervals:
-        strength = min(1.0, max(0.0, score))
+def draw_activities(axes: Axes, activities: Sequence[Activity], classes: Sequence[int]) -> None:
+    """Bars in the rows of their classes, darker for a higher score; the score is written where there is room."""
+    for label, start, end, score in activities:
+        if label not in classes:
+            continue
+        row, strength = classes.index(label), min(1.0, max(0.0, score))
         axes.barh(row, end - start, left=start, height=0.72, color="tab:blue", alpha=0.25 + 0.75 * strength)
         axes.text(
             start, row, f" {score:.2f}", va="center", fontsize="x-small", clip_on=True,
             color="white" if strength > 0.5 else "black",
         )  # fmt: skip
-    if not intervals:
+    if not activities:
         axes.text(0.5, 0.5, "no activity", transform=axes.transAxes, ha="center", va="center", color="0.5")
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
 
 
-def draw_chosen(axes: Axes, seconds: Sequence[float]) -> None:
-    """A tick above the panel for each frame that Grid Pool chose."""
-    if len(seconds):
+def draw_scores(axes: Axes, scores: np.ndarray, seconds: float) -> AxesImage:
+    """Scores (C,L) in [0,1], a row for each class, each shown from its own time to the next."""
+    extent = (0, seconds, len(scores) - 0.5, -0.5)
+    return axes.imshow(scores, aspect="auto", cmap="viridis", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+
+
+def draw_chosen_frames(axes: Axes, frames: Sequence[float], fps: float) -> None:
+    """A tick above the panel, whose axis is in seconds, for each video frame (from 1) that Grid Pool chose."""
+    if frames:
         ticks = axes.secondary_xaxis("top")
-        ticks.set_xticks(list(seconds), labels=[])
+        ticks.set_xticks([(frame - 1) / fps for frame in frames], labels=[])
         ticks.tick_params(length=7, color="tab:red")
         ticks.set_xlabel("ticks: frames that Grid Pool chose", loc="right", fontsize="small")
 

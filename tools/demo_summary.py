@@ -6,34 +6,34 @@ Scores are those of the runs' metrics.json. Chance is the share of frames in whi
 that the rule scores: the AP to be expected of random scores. Averages over classes are plain.
 """
 
-import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 
 from common.arguments import Parser, check_outputs, exit_status
 from common.errors import InputError
 from common.files import written_whole
-from datasets.charades import class_names, load
+from configs.cli import load
+from configs.schema import Config
+from datasets import KINDS
 from datasets.clips import find_videos, frame_labels, video_length
-from datasets.demo.__main__ import ANNOTATIONS, GROUND_TRUTH, SUMMARY
-from datasets.demo.scene import FPS
+from datasets.demo.__main__ import ANNOTATIONS, GROUND_TRUTH
+from datasets.demo.scene import CLASSES, FPS
 from eval import charades_localize
+from eval.charades_localize import Truth, read_ground_truth, read_predictions
 from eval.per_frame import released_frames
+from prediction.timeline import draw_chosen_frames, draw_scores
+from tools.runs import STREAMS, context_classes, read_chosen, read_metrics
 
 RULES = ("official", "released")
-STREAMS = {"fine": "Fine stream", "coarse": "Coarse-Fine"}
 TIMES_CHANCE = 3
+C = len(CLASSES)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Scores:
     name: str
     AP: dict[str, np.ndarray]
 
-    def mean(self, rule: str, classes: np.ndarray | slice = slice(None)) -> float:
+    def mean(self, rule: str, classes: Sequence[int] | slice = slice(None)) -> float:
         """In percent, over the classes that have positives."""
         return 100 * float(np.nanmean(self.AP[rule][classes]))
 
@@ -51,47 +51,27 @@ class Scores:
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-@contextmanager
-def damage_named(path: Path) -> Iterator[None]:
-    """One line for whatever reading a damaged file, or one of another kind, trips over."""
-    try:
-        yield
-    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: not what the demo writes there ({error}); run the demo again") from None
-
-
 def stream_scores(run: Path, stage: str) -> Scores:
-    path = run / stage / "metrics.json"
-    with damage_named(path):
-        metrics = read_json(path)
-        return Scores(STREAMS[stage], {rule: np.array(metrics[f"AP_{rule}"], float) for rule in RULES})
+    metrics = read_metrics(run / stage / "metrics.json")
+    return Scores(STREAMS[stage], {rule: np.array(metrics[f"AP_{rule}"], float) for rule in RULES})
 
 
-def chance_scores(run: Path, data: Path) -> Scores:
+def chance_scores(config: Config, data: Path, truth: Mapping[str, Truth]) -> Scores:
     """The positive rate of every class in the test videos at the frames of each rule."""
-    names = class_names(data / ANNOTATIONS)
-    path = run / "fine" / "config.yaml"
-    with damage_named(path):
-        data_options = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
-        min_frames, stride = data_options["min_frames"], data_options["stride"]
-    truth = charades_localize.read_ground_truth(data / GROUND_TRUTH, len(names))
-    official = [charades_localize.frame_labels(*known, len(names)) for known in truth.values()]
+    stride = config.data.stride
+    official = [charades_localize.frame_labels(*known, C) for known in truth.values()]
     released = []
-    tested = load(data / ANNOTATIONS, len(names)).subset("testing")
-    for video, n in find_videos(tested, data / "frames", min_frames=min_frames).videos:
+    tested = KINDS["charades"].load(data / ANNOTATIONS, C).subset("testing")
+    for video, n in find_videos(tested, data / "frames", min_frames=config.data.min_frames).videos:
         L = min(n, video_length(n, stride) * stride)
-        released.append(frame_labels(video, n, len(names)).numpy().T[released_frames(L)])
+        released.append(frame_labels(video, n, C).numpy().T[released_frames(L)])
     labels = {"official": official, "released": released}
     return Scores("chance", {rule: np.concatenate(videos).mean(0) for rule, videos in labels.items()})
 
 
-def table(rows: list[Scores], context: np.ndarray) -> Iterator[str]:
+def table(rows: Sequence[Scores], context: Sequence[int]) -> Iterator[str]:
     """Lines of mean AP in percent: rows by rule, over all classes and over the context classes."""
-    others = np.setdiff1d(np.arange(len(rows[0].AP[RULES[0]])), context)
+    others = [label for label in range(C) if label not in context]
     yield "mean AP in percent " + "".join(f"{f'rule {rule}':>30}" for rule in RULES)
     yield " " * 19 + "       all   context    others" * len(RULES)
     for row in rows:
@@ -99,7 +79,7 @@ def table(rows: list[Scores], context: np.ndarray) -> Iterator[str]:
         yield f"{row.name:19}" + "".join(f"{mean:10.1f}" for mean in means)
 
 
-def verdicts(chance: Scores, fine: Scores, coarse: Scores, context: np.ndarray) -> Iterator[str]:
+def verdicts(chance: Scores, fine: Scores, coarse: Scores, context: Sequence[int]) -> Iterator[str]:
     """Whether the demo showed what it is for, as it came out."""
     for rule in RULES:
         times = [scores.mean(rule) / chance.mean(rule) for scores in (fine, coarse)]
@@ -118,17 +98,11 @@ def _holds(condition: bool) -> str:
 # --- picture ----------------------------------------------------------------------------------------------------------
 
 
-def draw(run: Path, data: Path, output: Path, context: list[int]) -> None:
+def draw(run: Path, truth: Mapping[str, Truth], output: Path, context: Sequence[int]) -> None:
     """Ground truth and both streams' scores over time, for one test video of each cue."""
-    names = class_names(data / ANNOTATIONS)
-    truth = charades_localize.read_ground_truth(data / GROUND_TRUTH, len(names))
-    scores = {
-        stage: charades_localize.read_predictions(run / stage / "predictions" / "official.txt", len(names))
-        for stage in STREAMS
-    }
+    scores = {stage: read_predictions(run / stage / "predictions" / "official.txt", C) for stage in STREAMS}
     grid = run / "coarse" / "predictions" / "grid.json"
-    with damage_named(grid):
-        chosen = dict(read_json(grid)) if grid.is_file() else {}
+    chosen = read_chosen(grid) if grid.is_file() else {}
 
     videos = choose_videos(truth, context)
     figure = Figure(figsize=(6.4 * len(videos), 9), layout="constrained")
@@ -139,14 +113,14 @@ def draw(run: Path, data: Path, output: Path, context: list[int]) -> None:
         draw_truth(top, actions, context)
         top.set_title(f"{video}: ground truth")
         for axes, (stage, name) in zip(below, STREAMS.items(), strict=True):
-            image = draw_scores(axes, scores[stage][video], length)
+            image = draw_scores(axes, scores[stage][video].T, length)
             axes.set_title(name)
-        draw_grid(below[-1], chosen.get(video, []))
+        draw_chosen_frames(below[-1], chosen.get(video, []), FPS)
         below[-1].set_xlabel("seconds")
         for axes in panels[:, column]:
             axes.set_xlim(0, length)
-    panels[0, 0].set_yticks(range(len(names)), names)
-    panels[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    panels[0, 0].set_yticks(range(C), CLASSES)
+    panels[0, 0].set_ylim(C - 0.5, -0.5)
     kinds = {"tab:orange": "context activity", "tab:blue": "other activity"}
     panels[0, -1].legend(handles=[Patch(color=colour, label=kind) for colour, kind in kinds.items()], fontsize="small")
     figure.colorbar(image, ax=panels[1:], label="score", shrink=0.5)
@@ -154,7 +128,7 @@ def draw(run: Path, data: Path, output: Path, context: list[int]) -> None:
         figure.savefig(partial, dpi=100, format="png")
 
 
-def choose_videos(truth: dict[str, charades_localize.Truth], context: list[int]) -> list[str]:
+def choose_videos(truth: Mapping[str, Truth], context: Sequence[int]) -> list[str]:
     """The first test video with each set of context activities: one for each cue."""
     first: dict[frozenset[int], str] = {}
     for video, (actions, _) in truth.items():
@@ -162,24 +136,9 @@ def choose_videos(truth: dict[str, charades_localize.Truth], context: list[int])
     return list(first.values())[:2]
 
 
-def draw_truth(axes: Axes, actions: list[tuple[int, float, float]], context: list[int]) -> None:
+def draw_truth(axes: Axes, actions: list[tuple[int, float, float]], context: Sequence[int]) -> None:
     for label, start, end in actions:
         axes.barh(label, end - start, left=start, height=0.8, color="tab:orange" if label in context else "tab:blue")
-
-
-def draw_scores(axes: Axes, scores: np.ndarray, length: float) -> AxesImage:
-    """Scores (25,C), each shown from its own time to the next."""
-    extent = (0, length, scores.shape[1] - 0.5, -0.5)
-    return axes.imshow(scores.T, aspect="auto", cmap="viridis", vmin=0, vmax=1, extent=extent, interpolation="nearest")
-
-
-def draw_grid(axes: Axes, frames: list[float]) -> None:
-    """A tick above the panel for each frame that Grid Pool chose; video frames count from 1."""
-    if frames:
-        above = axes.secondary_xaxis("top")
-        above.set_xticks([(frame - 1) / FPS for frame in frames], labels=[])
-        above.tick_params(length=7, color="tab:red")
-        axes.set_title(axes.get_title() + " (ticks: frames that Grid Pool chose)", pad=12)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -195,11 +154,16 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> None:
         check_outputs([output])
-        with damage_named(args.data / SUMMARY):
-            context = [int(label) for label in read_json(args.data / SUMMARY)["context_classes"]]
-        rows = [chance_scores(args.run, args.data), *(stream_scores(args.run, stage) for stage in STREAMS)]
-        print("\n".join([*table(rows, np.array(context)), "", *verdicts(*rows, np.array(context))]))
-        draw(args.run, args.data, output, context)
+        config = load(args.run / "fine" / "config.yaml")
+        context = context_classes(args.data / ANNOTATIONS)
+        if config.data.num_classes != C or context is None:
+            wrong = args.data if context is None else args.run / "fine" / "config.yaml"
+            raise InputError(f"{wrong}: not what the demo writes there; run the demo again")
+        truth = read_ground_truth(args.data / GROUND_TRUTH, C)
+        chance = chance_scores(config, args.data, truth)
+        fine, coarse = (stream_scores(args.run, stage) for stage in STREAMS)
+        print("\n".join([*table([chance, fine, coarse], context), "", *verdicts(chance, fine, coarse, context)]))
+        draw(args.run, truth, output, context)
         print(f"picture: {output}")
 
     return exit_status("demo_summary", work)

@@ -3,15 +3,17 @@
 import numpy as np
 import pytest
 
+from prediction.activities import Activity
 from prediction.timeline import choose_classes, timeline_figure
 
 NAMES = ["sit", "walk $a_1$", "<b>run</b>", "jump"]
 
 
-def figure(intervals, *, probabilities=None, **options):
+def figure(activities, *, probabilities=None, chosen=()):
+    """Of a video of 5 s, 10 frames."""
     probabilities = np.full((4, 10), 0.25) if probabilities is None else probabilities
-    return timeline_figure("a $video_1$", duration=5.0, probabilities=probabilities, intervals=intervals, names=NAMES,
-                           **options)  # fmt: skip
+    return timeline_figure("a $video_1$", probabilities=probabilities, fps=2.0,
+                           activities=[Activity(*one) for one in activities], names=NAMES, chosen=chosen)  # fmt: skip
 
 
 def shown(figure) -> list[str]:
@@ -34,10 +36,12 @@ def test_without_intervals_the_most_probable_classes():
 
 
 def test_bars_lie_where_the_intervals_do(tmp_path):
-    drawn = figure([(1, 1.0, 4.0, 0.5), (3, 0.5, 0.75, 0.75)], chosen=[0.0, 1.5])
+    drawn = figure([(1, 1.0, 4.0, 0.5), (3, 0.5, 0.75, 0.75)], chosen=[1.0, 4.0])
     bars = [(bar.get_x(), bar.get_width(), round(bar.get_y() + bar.get_height() / 2)) for bar in drawn.axes[0].patches]
     assert bars == [(1.0, 3.0, 1), (0.5, 0.25, 0)]
     assert drawn.axes[0].get_xlim() == (0, 5)
+    (ticks,) = drawn.axes[0].child_axes
+    assert ticks.get_xticks().tolist() == [0.0, 1.5]
     assert "2 more classes" in drawn.axes[1].get_xlabel()
     drawn.savefig(tmp_path / "picture.png")  # names with a lone $ or _ would fail here as formulas
 

@@ -17,8 +17,10 @@ from datasets.demo.scene import BURSTS, CLASSES
 from eval.charades_localize import frame_labels, read_ground_truth
 from tools.ablate import __main__ as ablate
 from tools.ablate import jobs as ablate_jobs
+from tools.ablate import scores as ablate_scores
 from tools.ablate import table as ablate_table
 from tools.ablate.jobs import Job, Seconds
+from tools.runs import read_truth
 
 PROJECT = Path(__file__).resolve().parents[2]
 CONFIG = PROJECT / "configs" / "demo_ablation.yaml"
@@ -36,11 +38,11 @@ def test_variants_differ_in_the_model_alone(jobs):
     """Same seed, data, steps, starting weights and features: what a delta may change is the model."""
     for seed in range(2):
         configs = {job.name.partition("/")[2]: job.config for job in jobs if job.name.startswith(f"seed{seed}/")}
-        reference = configs[ablate.COARSE_FINE]
+        reference = configs[ablate.REFERENCE]
         for variant in ablate.VARIANTS:
             changed = diff(reference, configs[variant])
             assert {name for name in changed if not name.startswith("model.")} <= {"run.dir", "run.name"}
-            assert (variant == ablate.COARSE_FINE) == (not any(name.startswith("model.") for name in changed))
+            assert (variant == ablate.REFERENCE) == (not any(name.startswith("model.") for name in changed))
         assert reference.run.seed == seed
         assert Path(reference.coarse.init) == configs["fine"].features_checkpoint
         assert reference.features_dir == configs["features"].features_dir == Path(f"results/seed{seed}/features")
@@ -196,9 +198,9 @@ def write_predictions(config: Config, truth, *, noise: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def table(results) -> list[ablate_table.Row]:
-    truth = ablate_table.read_truth(results["x3d"][0])
-    return list(ablate_table.rows(results, truth, dict.fromkeys(results, Seconds(2.0, 1.0))))
+def table(results) -> list[ablate_scores.Row]:
+    truth = read_truth(results["x3d"][0])
+    return list(ablate_scores.rows(results, truth, dict.fromkeys(results, Seconds(2.0, 1.0))))
 
 
 def test_scores_and_their_intervals(table):
@@ -218,9 +220,9 @@ def test_scores_and_their_intervals(table):
 def test_difference_is_paired_by_seed():
     """A common shift of a seed leaves the difference as it is."""
     shifts = np.array([0.1, 0.4, 0.2])
-    base = [ablate_table.Sampled(np.full(2, s), np.full((5, 2), s)) for s in shifts]
-    better = [ablate_table.Sampled(s.AP + 0.05, s.resamples + 0.05) for s in base]
-    difference = ablate_table.estimate(better, [0, 1], base)
+    base = [ablate_scores.Sampled(np.full(2, s), np.full((5, 2), s)) for s in shifts]
+    better = [ablate_scores.Sampled(s.AP + 0.05, s.resamples + 0.05) for s in base]
+    difference = ablate_scores.estimate(better, [0, 1], base)
     np.testing.assert_allclose([difference.mean, *difference.over_seeds, *difference.over_videos], 5)
 
 
@@ -229,8 +231,8 @@ def test_interval_is_students():
     for n in (2, 3, 10):
         values = rng.normal(size=n)
         expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-        np.testing.assert_allclose(ablate_table.t_interval(values), expected)
-    assert ablate_table.t_interval(np.array([3.0])) is None
+        np.testing.assert_allclose(ablate_scores.t_interval(values), expected)
+    assert ablate_scores.t_interval(np.array([3.0])) is None
 
 
 def test_cost_includes_the_fine_stream_where_it_is_read(table):
@@ -241,8 +243,7 @@ def test_cost_includes_the_fine_stream_where_it_is_read(table):
 
 def test_files(results, tmp_path):
     seconds = dict.fromkeys(results, Seconds(2.0, 1.0))
-    about = {"command": "python -m tools.ablate here", "cpu_seconds": 180.0}
-    ablate_table.write(tmp_path / "new.v1", results, seconds, about=about)
+    ablate_table.write(tmp_path / "new.v1", results, seconds, command="python -m tools.ablate here", cpu_seconds=180.0)
     assert {path.name for path in tmp_path.iterdir()} == {f"new.v1{suffix}" for suffix in ablate_table.SUFFIXES}
     contents = json.loads((tmp_path / "new.v1.json").read_text())
     assert [row["variant"] for row in contents["rows"]] == list(results)

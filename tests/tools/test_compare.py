@@ -277,7 +277,7 @@ def refused(data, tmp_path, arguments, status=1, truth="truth.csv"):
         (lambda d, t: [d / "a", "--figure", t / "picture.docx"], "picture.docx: not the name of a picture"),
         (lambda d, t: [d / "a", "--figure", t / "o.json"], "o.json: two outputs cannot be one file"),
         (lambda d, t: [d / "a", "--figure", t], "is a folder"),
-        (lambda d, t: [t / "three.txt", "--figure", t / "three.txt"], "three.txt: would replace what is compared"),
+        (lambda d, t: [t / "three.txt", "--figure", t / "three.txt"], "three.txt: would replace what is read"),
         (lambda d, t: [d / "a", "--figure", d / "a/predictions/official.txt"], "official.txt: would replace what is"),
         (lambda d, t: [d / "a", "--class_names", d / "names.txt", "--figure", d / "names.txt"], "names.txt: would"),
         (lambda d, t: [d / "a", "--figure", t / ".." / t.name / "o.csv"], "o.csv: two outputs cannot be one file"),

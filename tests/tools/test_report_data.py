@@ -17,9 +17,10 @@ from eval.dense import Steps, write_steps
 from models.alignment import gaussian_weights
 from tests.tools.report_runs import ACTIONS, FRAMES, SECONDS, STRIDE, C, N, T, even_grid, write_run
 from tools.report import videos as report_videos
-from tools.report.__main__ import main, read_truth
+from tools.report.__main__ import main
 from tools.report.data import read_log, read_run
-from tools.report.videos import choose, fine_weights, read_video, shown_classes, thumbnail, video_precision
+from tools.report.videos import choose, fine_weights, read_video, score_steps, shown_classes, thumbnail, video_precision
+from tools.runs import read_truth
 
 LINES = [{"event": "train", "epoch": 0.5, "step": 3}, {"event": "validation", "epoch": 1, "step": 6}]
 
@@ -36,7 +37,12 @@ def run(made, tmp_path):
 
 
 def truth_of(run) -> dict[str, Truth]:
-    return read_truth(read_run(run).config)[0]
+    return read_truth(read_run(run).config)
+
+
+def show(run) -> dict:
+    record = read_run(run)
+    return read_video(record, record.config, "good", "asked", truth_of(run)["good"])
 
 
 # --- the log ----------------------------------------------------------------------------------------------------------
@@ -133,14 +139,14 @@ def test_classes_in_the_order_of_their_actions_then_the_highest_wrong_ones():
 
 
 def test_film_strip_and_places_in_time(made):
-    video = read_video(read_run(made), "good", "asked", truth_of(made)["good"])
-    assert [picture.frame for picture in video.strip] == [3, 7, 11, 15, 19, 23, 28, 32, 36, 40, 44, 48]
-    assert video.strip[0].time == pytest.approx(2 / FRAMES * SECONDS)
-    assert video.chosen[-1] == (1 + STRIDE * (T - 1), pytest.approx(48 / FRAMES * SECONDS))
-    assert video.truth == [tuple(action) for action in ACTIONS]
-    assert {stage: (len(steps.scores), steps.seconds) for stage, steps in video.steps.items()} == {
+    video = show(made)
+    assert [frame for frame, _, _ in video["strip"]] == [3, 7, 11, 15, 19, 23, 28, 32, 36, 40, 44, 48]
+    assert video["strip"][0][1] == pytest.approx(2 / FRAMES * SECONDS)
+    assert video["chosen"][-1] == [1 + STRIDE * (T - 1), pytest.approx(48 / FRAMES * SECONDS)]
+    assert video["truth"] == ACTIONS
+    assert {stage: (len(steps["rows"][0]), steps["step"]) for stage, steps in video["scores"].items()} == {
         "fine": (25, SECONDS / 25), "coarse": (25, SECONDS / 25)}  # fmt: skip
-    assert video.notes == []
+    assert video["notes"] == []
 
 
 @pytest.mark.parametrize(("frames", "every"), [(FRAMES, 1), (1000, 3)])
@@ -148,10 +154,12 @@ def test_scores_of_every_frame_where_they_were_kept(run, frames, every):
     scores = np.random.default_rng(0).random((frames, C), np.float32)
     steps = Steps(scores, np.arange(frames) * SECONDS / frames)
     write_steps(run / "coarse" / "predictions" / "dense.npz", {"good": steps, "fair": steps})
-    shown = read_video(read_run(run), "good", "asked", truth_of(run)["good"]).steps
-    assert np.array_equal(shown["coarse"].scores, scores[::every])
-    assert shown["coarse"].seconds == pytest.approx(every * SECONDS / frames)
-    assert len(shown["fine"].scores) == 25
+    fine, coarse = (score_steps(stage, "good", SECONDS) for stage in read_run(run).stages)
+    assert np.array_equal(coarse.scores, scores[::every])
+    assert coarse.seconds == pytest.approx(every * SECONDS / frames)
+    assert len(fine.scores) == 25
+    rows = show(run)["scores"]["coarse"]["rows"]
+    assert np.array(rows) == pytest.approx(coarse.scores[:, show(run)["classes"]].T, abs=6e-5)
 
 
 def test_without_frames_there_is_a_note_and_all_else(run, tmp_path):
@@ -160,12 +168,11 @@ def test_without_frames_there_is_a_note_and_all_else(run, tmp_path):
         values = yaml.safe_load(file.read_text())
         values["data"]["frames"] = str(tmp_path / "gone")
         file.write_text(yaml.safe_dump(values))
-    record = read_run(run)
-    video = read_video(record, "good", "asked", truth_of(run)["good"])
-    assert video.strip == []
-    assert len(video.chosen) == N + 1
-    assert video.weights is not None
-    assert "No frames of this video" in video.notes[0]
+    video = show(run)
+    assert video["strip"] == []
+    assert len(video["chosen"]) == N + 1
+    assert video["weights"] is not None
+    assert "No frames of this video" in video["notes"][0]
 
 
 def test_an_unreadable_frame_is_named(tmp_path):

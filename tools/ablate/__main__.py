@@ -6,7 +6,7 @@ For each seed the Fine stream is trained and its features are extracted once; fr
 variant is trained by stage 3, as its delta under configs/ablations/ says. All by the scripts that a user runs. What is
 finished is not run again, and what was stopped continues, so the same command goes on after an interruption, and with
 more seeds or variants adds to what is there. Written are PREFIX.md, PREFIX.json, PREFIX.csv and PREFIX.png;
-`tools.ablate_table` says what they hold.
+`scores` and `table` say what they hold.
 
     <run.dir>/seed0/fine, features              stages 1 and 2
     <run.dir>/seed0/<variant>/coarse            stage 3
@@ -19,19 +19,19 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from common.arguments import COUNT, Parser, check_outputs
-from common.errors import InputError, one_line
+from common.arguments import COUNT, Parser, check_outputs, exit_status
 from common.progress import progress, say
-from common.signals import Stopped, left_at_once
+from common.signals import left_at_once
 from configs.cli import parse
-from configs.files import ConfigError
 from configs.schema import Config
+from engine.log import percent
 from tools.ablate import table
 from tools.ablate.jobs import PROJECT, Job, Seconds, run
+from tools.ablate.scores import REFERENCE
+from tools.runs import read_metrics
 
-DELTAS = PROJECT / "configs" / "ablations"
-COARSE_FINE = table.REFERENCE  # the method itself: no delta
-VARIANTS = ("x3d", COARSE_FINE, "fine_fine", "stride", "no_fusion", "uniform")
+DELTAS = PROJECT / "configs" / "ablations"  # a file for each variant but Coarse-Fine, which is the method itself
+VARIANTS = ("x3d", REFERENCE, "fine_fine", "stride", "no_fusion", "uniform")
 STAGES = ("train_fine.py", "extract_fineFEAT.py", "train_coarse_fineFEAT.py")
 
 
@@ -45,10 +45,8 @@ def _plan_seed(args: argparse.Namespace, results: Path, seed: int) -> list[Job]:
     weights = shared / "fine" / "checkpoints" / "best.pt"
     options = {"run.seed": seed, "features.dir": shared / "features", "features.checkpoint": weights}
 
-    def job(name: str, stage: int, delta: list[Path], needs: str | None, **own: object) -> Job:
-        typed = ["-gpu", args.gpu]
-        for file in [*args.configs, *delta]:
-            typed += ["--config", str(file)]
+    def job(name: str, stage: int, delta: list[Path], needs: list[str], **own: object) -> Job:
+        typed = ["-gpu", args.gpu, *as_options([*args.configs, *delta])]
         for option, value in (options | own).items():
             typed += [f"--{option}", str(value)]
         return Job(
@@ -57,14 +55,18 @@ def _plan_seed(args: argparse.Namespace, results: Path, seed: int) -> list[Job]:
             arguments=tuple(typed),
             config=resolve(typed),
             folder=results / "jobs",
-            needs=frozenset([f"seed{seed}/{needs}"] if needs else []),
+            needs=frozenset(f"seed{seed}/{needed}" for needed in needs),
         )
 
-    jobs = [job("fine", 1, [], None, **{"run.dir": shared}), job("features", 2, [], "fine", **{"run.dir": shared})]
+    jobs = [job("fine", 1, [], [], **{"run.dir": shared}), job("features", 2, [], ["fine"], **{"run.dir": shared})]
     for variant in args.variants:
-        delta = [] if variant == COARSE_FINE else [DELTAS / f"{variant}.yaml"]
-        jobs.append(job(variant, 3, delta, "features", **{"run.dir": shared / variant, "coarse.init": weights}))
+        delta = [] if variant == REFERENCE else [DELTAS / f"{variant}.yaml"]
+        jobs.append(job(variant, 3, delta, ["features"], **{"run.dir": shared / variant, "coarse.init": weights}))
     return jobs
+
+
+def as_options(configs: list[Path]) -> list[str]:
+    return [part for file in configs for part in ("--config", str(file))]
 
 
 def resolve(typed: list[str]) -> Config:
@@ -80,7 +82,10 @@ def run_all(jobs: list[Job], at_once: int) -> dict[str, Seconds]:
             seconds[job.name] = taken
             earlier += not ran
             if ran:
-                score = table.score_line(job.config.run_dir / "coarse") if job.script == STAGES[2] else "done"
+                score = "done"
+                if job.script == STAGES[2]:
+                    metrics = read_metrics(job.config.run_dir / "coarse" / "metrics.json")
+                    score = f"mAP {percent(metrics['mAP_official_defined'])}"
                 say(f"{len(seconds)} of {len(jobs)}: {job.name}: {score} ({taken.wall:.0f} s, CPU {taken.cpu:.0f} s)")
     if earlier:
         say(f"{earlier} of {len(jobs)} were finished before")
@@ -88,16 +93,16 @@ def run_all(jobs: list[Job], at_once: int) -> dict[str, Seconds]:
 
 
 def ablate(args: argparse.Namespace, command: str) -> None:
-    results = resolve([part for file in args.configs for part in ("--config", str(file))]).run_dir
+    results = resolve(as_options(args.configs)).run_dir
     prefix = args.output or results / "ablation"
-    outputs = [prefix.with_name(prefix.name + suffix) for suffix in table.SUFFIXES]
+    outputs = table.output_files(prefix)
     check_outputs(outputs, args.configs)
     jobs = plan(args, results)
     seconds = run_all(jobs, args.jobs)
     of_variant = {v: [job for job in jobs if job.name.endswith(f"/{v}")] for v in args.variants}
     configs = {v: [job.config for job in of] for v, of in of_variant.items()}
     times = {v: Seconds.total(seconds[job.name] for job in of) for v, of in of_variant.items()}
-    table.write(prefix, configs, times, about={"command": command, "cpu_seconds": Seconds.total(seconds.values()).cpu})
+    table.write(prefix, configs, times, command=command, cpu_seconds=Seconds.total(seconds.values()).cpu)
     print(f"\n{outputs[0].read_text(encoding='utf-8')}\nwritten: {', '.join(map(str, outputs))}")
 
 
@@ -105,16 +110,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run and write; 1 with one line on stderr where a job fails, 128 + signal where one stops this."""
     args = _parse(argv)
     typed = sys.argv[1:] if argv is None else argv
-    try:
-        with left_at_once():
-            ablate(args, shlex.join(["python", "-m", "tools.ablate", *typed]))
-    except (InputError, ConfigError, OSError) as error:
-        print(f"ablate: error: {one_line(error)}", file=sys.stderr)
-        return 1
-    except Stopped as stopped:
-        print(f"ablate: {stopped}", file=sys.stderr)
-        return stopped.status
-    return 0
+    with left_at_once():
+        return exit_status("ablate", lambda: ablate(args, shlex.join(["python", "-m", "tools.ablate", *typed])))
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -122,12 +119,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("configs", metavar="CONFIG", nargs="+", type=Path, help="the experiment; later files override")
     parser.add_argument("--seeds", metavar="N", type=COUNT, default=3, help="seeds 0 to N-1 (default 3)")
     parser.add_argument("--variants", metavar="NAME", nargs="+", default=VARIANTS,
-                        help=f"{COARSE_FINE}, files of configs/ablations (default {' '.join(VARIANTS)})")  # fmt: skip
+                        help=f"{REFERENCE}, files of configs/ablations (default {' '.join(VARIANTS)})")  # fmt: skip
     parser.add_argument("--jobs", metavar="N", type=COUNT, default=1, help="scripts at once (default 1)")
     parser.add_argument("-gpu", metavar="N|cpu", default="cpu", help="of every script (default cpu)")
     parser.add_argument("--output", metavar="PREFIX", type=Path, help="results (default: ablation in the run's folder)")
     args = parser.parse_args(argv)
-    known = [COARSE_FINE, *sorted(path.stem for path in DELTAS.glob("*.yaml"))]
+    known = [REFERENCE, *sorted(path.stem for path in DELTAS.glob("*.yaml"))]
     for variant in args.variants:
         if variant not in known:
             parser.error(f"--variants {variant}: choose from {', '.join(known)}")

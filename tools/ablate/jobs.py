@@ -11,12 +11,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import InputError
-from common.files import write_text
+from common.files import write_json
 from configs.schema import Config, diff
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -86,14 +86,13 @@ def read_mark(job: Job) -> tuple[Seconds, bool]:
 
 
 def write_mark(job: Job, seconds: Seconds, *, finished: bool) -> None:
-    contents = {"finished": finished, "seconds": vars(seconds), "config": job.config.to_dict()}
-    write_text(job.mark, json.dumps(contents, indent=1) + "\n")
+    write_json(job.mark, {"finished": finished, "seconds": vars(seconds), "config": job.config.to_dict()})
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-def run(jobs: Sequence[Job], *, at_once: int) -> Iterator[tuple[Job, Seconds, bool]]:
+def run(jobs: Sequence[Job], *, at_once: int) -> Generator[tuple[Job, Seconds, bool], None, None]:
     """Run the jobs, in their order as far as each has what it needs; yields (job, its time, whether it ran just now).
 
     InputError where a job fails. However this ends, the scripts that still run are asked to save and stop.
@@ -118,7 +117,10 @@ def run(jobs: Sequence[Job], *, at_once: int) -> Iterator[tuple[Job, Seconds, bo
             done.add(job.name)
             yield job, seconds, True
     finally:
-        stop([started.process for started in running.values()])
+        for started in running.values():
+            started.process.terminate()
+        for started in running.values():
+            started.process.wait()
 
 
 def start(job: Job) -> Running:
@@ -147,10 +149,3 @@ def wait(running: dict[int, Running]) -> tuple[Job, Seconds]:
         last = job.log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
         raise InputError(f"{job.name} has failed: {last or f'exit status {ended.process.returncode}'} (log: {job.log})")
     return job, seconds
-
-
-def stop(processes: Sequence[subprocess.Popen]) -> None:
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.wait()

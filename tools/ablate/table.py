@@ -1,190 +1,26 @@
-"""What `tools.ablate` writes: a table in Markdown, everything in JSON, scores as CSV, and a picture.
+"""What `tools.ablate` writes: a table in Markdown, everything in JSON, scores as CSV, and a picture."""
 
-mAP is by rule "official", of the predictions that stage 3 has kept: those of its best validation. Two intervals stand
-beside each mean over the seeds, both of 95%:
-
-    over seeds    Student's t from the seeds' mAP: other weights at the start and another order of the same data
-    over videos   basic bootstrap over the test videos, of the mean over the seeds: other videos, the same networks
-
-Differences to Coarse-Fine are paired, by seed (the same Fine stream, features and clips) and by resample. Multiply-adds
-are those of one evaluated video as long as the fine features (T = T' = data.fine_frames), the Fine stream included
-where a variant reads its features: what the paper's figure 1 counts.
-"""
-
-import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy import stats
 
 from common.files import write_text, written_whole
-from configs.schema import Config, Model
-from datasets import KINDS
-from datasets.demo.__main__ import SUMMARY
-from eval import charades_localize
-from eval.average_precision import average_precision
-from eval.bootstrap import LEVEL, basic_interval, draw_counts, resampled_ap
-from eval.charades_localize import Truth, read_ground_truth, read_predictions
+from configs.schema import Config
+from eval.bootstrap import LEVEL
 from tools.ablate.jobs import Seconds
-from tools.complexity.count import count_coarse, count_fine
+from tools.ablate.scores import REFERENCE, RESAMPLES, TITLES, Estimate, Row, chance, rows
+from tools.runs import read_truth
 
 SUFFIXES = (".md", ".json", ".csv", ".png")
-REFERENCE = "coarse_fine"
-TITLES = {
-    "x3d": "X3D",
-    "coarse_fine": "Coarse-Fine",
-    "fine_fine": "Fine-Fine",
-    "stride": "stride pooling",
-    "no_fusion": "no fusion",
-    "uniform": "uniform weights",
-}
-RESAMPLES = 1000
 
 
-class Sampled(NamedTuple):
-    """AP as a fraction: of each class (C,), and in each resample of the test videos (B,C); NaN without positives."""
-
-    AP: np.ndarray
-    resamples: np.ndarray
-
-    def mean(self, classes: Sequence[int]) -> tuple[float, np.ndarray]:
-        """mAP in percent over some classes: the value, and those of the resamples (B,)."""
-        AP, resamples = self.AP[list(classes)], self.resamples[:, list(classes)]
-        return 100 * float(np.nanmean(AP)), 100 * np.nanmean(resamples, axis=1)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds in percent, and its 95% intervals; None with one seed."""
-
-    mean: float
-    over_seeds: tuple[float, float] | None
-    over_videos: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One variant."""
-
-    variant: str
-    network: str
-    multiply_adds: int
-    parameters: int
-    by_seed: list[float]  # mAP in percent
-    score: Estimate
-    minus_reference: Estimate | None
-    groups: dict[str, Estimate]  # of the classes that the generated dataset tells apart
-    seconds: Seconds  # of stage 3, all seeds together
-
-    @property
-    def title(self) -> str:
-        return TITLES.get(self.variant, self.variant)
-
-
-# --- scores -----------------------------------------------------------------------------------------------------------
-
-
-def score_line(stage: Path) -> str:
-    """`mAP 12.3%` of a stage's folder."""
-    score = json.loads((stage / "metrics.json").read_text(encoding="utf-8"))["mAP_official_defined"]
-    return "mAP undefined" if score is None else f"mAP {100 * score:.2f}%"
-
-
-def read_truth(config: Config) -> dict[str, Truth]:
-    """The test videos that the runs were scored on."""
-    data = config.data
-    if data.ground_truth:
-        return read_ground_truth(Path(data.ground_truth), data.num_classes)
-    tested = KINDS[data.kind].load(data.annotations, data.num_classes).subset("testing")
-    return {video.id: Truth(list(video.actions), video.duration) for video in tested}
-
-
-def score(variants: Mapping[str, Sequence[Config]], truth: Mapping[str, Truth]) -> dict[str, list[Sampled]]:
-    """Of every variant and seed, all in the same resamples."""
-    counts = draw_counts(len(truth), RESAMPLES, seed=0)
-    return {variant: [score_run(config, truth, counts) for config in configs] for variant, configs in variants.items()}
-
-
-def score_run(config: Config, truth: Mapping[str, Truth], counts: np.ndarray) -> Sampled:
-    C = config.data.num_classes
-    predictions = read_predictions(config.run_dir / "coarse" / "predictions" / "official.txt", C)
-    scores, labels = charades_localize.rows(predictions, truth, C)
-    resamples = np.stack(list(resampled_ap(scores, labels, counts)), axis=1)
-    return Sampled(average_precision(scores, labels), resamples)
-
-
-def estimate(seeds: Sequence[Sampled], classes: Sequence[int], base: Sequence[Sampled] | None = None) -> Estimate:
-    """Of mAP over some classes; with `base`, of its difference to that one's, seed by seed."""
-    means, resamples = map(np.array, zip(*(seed.mean(classes) for seed in seeds), strict=True))  # (S,), (S,B)
-    if base is not None:
-        others, other_resamples = zip(*(seed.mean(classes) for seed in base), strict=True)
-        means, resamples = means - others, resamples - other_resamples
-    low, high = basic_interval(means.mean(), resamples.mean(axis=0))
-    return Estimate(float(means.mean()), t_interval(means), (float(low), float(high)))
-
-
-def t_interval(values: np.ndarray) -> tuple[float, float] | None:
-    """The 95% interval of the mean of some independent values (n,), by Student's t; None for one."""
-    n = len(values)
-    if n < 2:
-        return None
-    half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
-    return float(values.mean() - half), float(values.mean() + half)
-
-
-def read_groups(config: Config) -> dict[str, list[int]]:
-    """The classes of the generated dataset that need context, and the others; none of another dataset."""
-    summary = Path(config.data.annotations).with_name(SUMMARY)
-    if not summary.is_file():
-        return {}
-    context = json.loads(summary.read_text(encoding="utf-8"))["context_classes"]
-    return {"context": context, "others": [c for c in range(config.data.num_classes) if c not in context]}
-
-
-def describe(model: Model) -> str:
-    """Pooling, fusion, and with it the weights that align the streams."""
-    weights = f"gaussian {model.gaussian_scale:g}" if model.alignment == "gaussian" else model.alignment
-    return f"{model.pool}, {model.fusion}" + (f", {weights}" if model.fusion != "none" else "")
-
-
-def cost(config: Config) -> tuple[int, int]:
-    """Multiply-adds of one evaluated video, and parameters, of all that the variant needs."""
-    frames = config.data.fine_frames
-    counts = [count_coarse(config, frames, frames)]
-    if config.model.fusion != "none":
-        counts.append(count_fine(config, frames))
-    return sum(count.total for count in counts), sum(sum(count.parameters.values()) for count in counts)
-
-
-def rows(
-    variants: Mapping[str, Sequence[Config]], truth: Mapping[str, Truth], seconds: Mapping[str, Seconds]
-) -> Iterator[Row]:
-    """A row for each variant, in their order."""
-    scored = score(variants, truth)
-    base = scored.get(REFERENCE)
-    for variant, configs in variants.items():
-        everything = range(configs[0].data.num_classes)
-        seeds = scored[variant]
-        multiply_adds, parameters = cost(configs[0])
-        yield Row(
-            variant=variant,
-            network=describe(configs[0].model),
-            multiply_adds=multiply_adds,
-            parameters=parameters,
-            by_seed=[seed.mean(everything)[0] for seed in seeds],
-            score=estimate(seeds, everything),
-            minus_reference=None if base is None or variant == REFERENCE else estimate(seeds, everything, base),
-            groups={name: estimate(seeds, classes) for name, classes in read_groups(configs[0]).items()},
-            seconds=seconds[variant],
-        )
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
+def output_files(prefix: Path) -> list[Path]:
+    return [prefix.with_name(prefix.name + suffix) for suffix in SUFFIXES]
 
 
 def write(
@@ -192,17 +28,21 @@ def write(
     variants: Mapping[str, Sequence[Config]],
     seconds: Mapping[str, Seconds],
     *,
-    about: Mapping[str, Any],
+    command: str,
+    cpu_seconds: float,
 ) -> None:
     """Score all variants (their configurations, one a seed) and write PREFIX.md, .json, .csv and .png.
 
-    `about` says how they came about: "command", and "cpu_seconds" of all stages together.
+    Args:
+        seconds: Of each variant's stage 3, all seeds together.
+        command, cpu_seconds: How the results came about, and what all stages took.
     """
     first = next(iter(variants.values()))
     data, truth = first[0].data, read_truth(first[0])
     table = list(rows(variants, truth, seconds))
-    about = {
-        **about,
+    about: dict[str, Any] = {
+        "command": command,
+        "cpu_seconds": cpu_seconds,
         "data": data.annotations,
         "test_videos": len(truth),
         "frames": data.fine_frames,
@@ -211,17 +51,11 @@ def write(
         "resamples": RESAMPLES,
         "chance": chance(truth, data.num_classes),
     }
-    md, js, sheet, png = (prefix.with_name(prefix.name + suffix) for suffix in SUFFIXES)
+    md, js, sheet, png = output_files(prefix)
     write_text(md, "\n".join(markdown(table, about)) + "\n")
     write_text(js, json.dumps({**about, "rows": [asdict(row) for row in table]}, indent=1) + "\n")
     write_csv(sheet, table, about["seeds"])
     draw(png, table, about)
-
-
-def chance(truth: Mapping[str, Truth], num_classes: int) -> float:
-    """mAP in percent to be expected of random scores: the mean share of positive frames."""
-    labels = [charades_localize.frame_labels(*known, num_classes) for known in truth.values()]
-    return 100 * float(np.concatenate(labels).mean())
 
 
 def markdown(table: Sequence[Row], about: Mapping[str, Any]) -> Iterator[str]:
@@ -251,7 +85,7 @@ def markdown(table: Sequence[Row], about: Mapping[str, Any]) -> Iterator[str]:
     )  # fmt: skip
 
 
-def _lines(header: Sequence[str], body: Iterator[Sequence[str]]) -> Iterator[str]:
+def _lines(header: Sequence[str], body: Iterable[Sequence[str]]) -> Iterator[str]:
     for number, cells in enumerate([header, *body]):
         yield f"| {' | '.join(cells)} |"
         if number == 0:
@@ -266,14 +100,11 @@ def shown(of: Estimate, sign: str = "") -> list[str]:
 
 def write_csv(path: Path, table: Sequence[Row], seeds: Sequence[int]) -> None:
     """One line for each variant and seed."""
-    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(["variant", "seed", "multiply_adds", "mAP_official_percent"])
-        for row in table:
-            lines.writerows(
-                [row.variant, seed, row.multiply_adds, repr(value)]
-                for seed, value in zip(seeds, row.by_seed, strict=True)
-            )
+    lines = ["variant,seed,multiply_adds,mAP_official_percent"]
+    for row in table:
+        for seed, value in zip(seeds, row.by_seed, strict=True):
+            lines.append(f"{row.variant},{seed},{row.multiply_adds},{value!r}")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 # --- picture ----------------------------------------------------------------------------------------------------------
@@ -306,7 +137,8 @@ def draw(path: Path, table: Sequence[Row], about: Mapping[str, Any]) -> None:
 
 def places(costs: Sequence[float]) -> list[float]:
     """Where on the axis each cost is drawn: those too close to one before are moved to the right of it."""
-    step, placed = SIDE_BY_SIDE * max(costs), {}
+    step = SIDE_BY_SIDE * max(costs)
+    placed: dict[int, float] = {}
     for index in sorted(range(len(costs)), key=lambda i: costs[i]):
         before = max(placed.values(), default=-np.inf)
         placed[index] = max(costs[index], before + step)

@@ -1,6 +1,6 @@
 """From the records of a run to one HTML file: the values as JSON, and a page that draws them.
 
-The page is `report_files/`: plain HTML, CSS and JavaScript, put together here. It loads nothing, and its content policy
+The page is `files/`: plain HTML, CSS and JavaScript, put together here. It loads nothing, and its content policy
 allows only the script and the style that it was made with. Names and ids reach it as JSON alone and become text there,
 so whatever they contain stays text.
 """
@@ -8,7 +8,7 @@ so whatever they contain stays text.
 import base64
 import hashlib
 import json
-import math
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 from configs.schema import FROM_SCRATCH, Config
 from eval.charades_localize import Truth, frame_labels
 from tools.report.data import RunRecord, StageRecord
-from tools.report.videos import VideoRecord
+from tools.report.videos import rounded
 
 FILES = Path(__file__).with_name("files")
 SCRIPTS = ("elements.js", "curves.js", "results.js", "classes.js", "videos.js", "page.js")
@@ -44,11 +44,7 @@ def render(values: Mapping[str, Any]) -> str:
         "script": script,
         "data": inline_json(values),
     }
-    before, *pieces = page.split("{{")
-    for piece in pieces:
-        name, _, after = piece.partition("}}")
-        before += parts[name] + after
-    return before
+    return re.sub(r"{{(.+?)}}", lambda place: parts[place[1]], page)
 
 
 def inline_json(values: Mapping[str, Any]) -> str:
@@ -69,8 +65,8 @@ def page_values(
     run: RunRecord,
     *,
     names: Sequence[str],
-    truth: Mapping[str, Truth] | None,
-    videos: Sequence[VideoRecord],
+    truth: Mapping[str, Truth],
+    videos: Sequence[Mapping[str, Any]],
     notes: Sequence[str],
     made: datetime,
 ) -> dict[str, Any]:
@@ -83,12 +79,12 @@ def page_values(
         "stages": [stage_values(stage) for stage in run.stages],
         "classes": class_rows(run, names, truth),
         "names": list(names),
-        "videos": [video_values(video) for video in videos],
+        "videos": list(videos),
         "notes": list(notes),
     }
 
 
-def summary(config: Config, truth: Mapping[str, Truth] | None) -> list[tuple[str, str]]:
+def summary(config: Config, truth: Mapping[str, Truth]) -> list[tuple[str, str]]:
     """The configuration in a few lines: (what, which)."""
     data, model = config.data, config.model
     tested = f", {len(truth):,} test videos" if truth else ""
@@ -141,20 +137,19 @@ def curve_point(line: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: line[name] for name in CURVES if name in line}
 
 
-def class_rows(run: RunRecord, names: Sequence[str], truth: Mapping[str, Truth] | None) -> list[dict[str, Any]]:
+def class_rows(run: RunRecord, names: Sequence[str], truth: Mapping[str, Truth]) -> list[dict[str, Any]]:
     """A row of the table for each class: positives and share among the official frames, AP by rule and stage."""
     metrics = {stage.key: stage.metrics for stage in run.stages if stage.metrics}
     rules = [rule for rule in RULES if any(values.get(f"AP_{rule}") for values in metrics.values())]
     if not rules:
         return []
-    labels = [frame_labels(*known, len(names)) for known in (truth or {}).values()]
-    positives = np.sum([frames.sum(0) for frames in labels], axis=0) if labels else None
-    frames = sum(map(len, labels))
+    labels = [frame_labels(*known, len(names)) for known in truth.values()]
+    known = np.concatenate(labels) if labels else None  # (F,C) at all official frames
     return [
         {
             "name": name,
-            "positives": None if positives is None else int(positives[label]),
-            "chance": None if positives is None else rounded(positives[label] / frames, 5),
+            "positives": None if known is None else int(known[:, label].sum()),
+            "chance": None if known is None else rounded(known[:, label].mean(), 5),
             "AP": {
                 rule: {key: rounded(item(values.get(f"AP_{rule}"), label), 5) for key, values in metrics.items()}
                 for rule in rules
@@ -166,37 +161,3 @@ def class_rows(run: RunRecord, names: Sequence[str], truth: Mapping[str, Truth] 
 
 def item(values: Sequence[float | None] | None, index: int) -> float | None:
     return values[index] if values and index < len(values) else None
-
-
-def rounded(value: float | None, digits: int) -> float | None:
-    """A number for JSON; None for what is none, or not finite."""
-    return None if value is None or not math.isfinite(value) else round(float(value), digits)
-
-
-def video_values(video: VideoRecord) -> dict[str, Any]:
-    times, weights = 3, video.weights
-    return {
-        "id": video.id,
-        "why": video.why,
-        "seconds": rounded(video.seconds, times),
-        "truth": [[label, rounded(start, times), rounded(end, times)] for label, start, end in video.truth],
-        "classes": video.classes,
-        "scores": {
-            key: {
-                "step": rounded(steps.seconds, 5),
-                "at": steps.at,
-                "rows": [[rounded(score, 4) for score in row] for row in steps.scores[:, video.classes].T.tolist()],
-            }
-            for key, steps in video.steps.items()
-        },
-        "precision": {key: rounded(value, 4) for key, value in video.precision.items()},
-        "strip": [[picture.frame, rounded(picture.time, times), picture.jpeg] for picture in video.strip],
-        "chosen": [[rounded(frame, 1), rounded(time, times)] for frame, time in video.chosen],
-        "weights": weights and {
-            "times": np.round(weights.times, times).tolist(),
-            "centres": np.round(weights.centres, times).tolist(),
-            "sigma": rounded(weights.sigma, times),
-            "values": np.round(weights.values, 2).tolist(),
-        },
-        "notes": video.notes,
-    }  # fmt: skip

@@ -7,10 +7,10 @@ every frame, these are shown.
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,18 +28,11 @@ from models.alignment import gaussian_weights
 from models.pooling import RATIO
 from tools.report.data import RunRecord, StageRecord
 
+TIMES = 3  # digits of seconds on the page
 STRIP_FRAMES = 12
 STRIP_HEIGHT, JPEG_QUALITY = 120, 72  # pixels: enough for a sharp strip on a dense screen
 MOST_STEPS = 400  # of a score along a video: of more, every second, third, ... frame is shown
 FALSE_CLASSES = 4  # classes shown that a video does not have: those with the highest scores
-
-
-class Picture(NamedTuple):
-    """One frame of a film strip."""
-
-    frame: int  # from 1
-    time: float
-    jpeg: str  # base64
 
 
 class Steps(NamedTuple):
@@ -49,9 +42,13 @@ class Steps(NamedTuple):
     seconds: float  # from one step to the next
     at: str  # what the steps are
 
+    def shown(self, classes: Sequence[int]) -> dict[str, Any]:
+        """What the page shows of them: a row for each of these classes."""
+        rows = [[rounded(score, 4) for score in row] for row in self.scores[:, list(classes)].T.tolist()]
+        return {"step": rounded(self.seconds, 5), "at": self.at, "rows": rows}
 
-@dataclass(frozen=True, kw_only=True)
-class Weights:
+
+class Weights(NamedTuple):
     """Gaussian weights of a video's fine frames for each coarse frame (section 3.3 of the paper)."""
 
     times: np.ndarray  # (T',) seconds of the fine frames
@@ -59,25 +56,31 @@ class Weights:
     sigma: float  # seconds
     values: np.ndarray  # (J,T') in [0,1]
 
+    def shown(self) -> dict[str, Any]:
+        """What the page shows of them."""
+        digits = {"times": TIMES, "centres": TIMES, "sigma": TIMES, "values": 2}
+        return {name: np.round(value, digits[name]).tolist() for name, value in self._asdict().items()}
 
-@dataclass(frozen=True, kw_only=True)
-class VideoRecord:
-    """One test video; `steps` and `precision`, AP over all its official scores at once, are by stage."""
 
-    id: str
-    why: str
-    seconds: float
-    truth: list[tuple[int, float, float]]
-    classes: list[int]
-    steps: dict[str, Steps]
-    precision: dict[str, float]
-    strip: list[Picture] = field(default_factory=list)
-    chosen: list[tuple[float, float]] = field(default_factory=list)  # (video frame from 1, seconds)
-    weights: Weights | None = None
-    notes: list[str] = field(default_factory=list)
+def rounded(value: float | None, digits: int) -> float | None:
+    """A number for JSON; None for what is none, or not finite."""
+    return None if value is None or not math.isfinite(value) else round(float(value), digits)
 
 
 # --- which videos -----------------------------------------------------------------------------------------------------
+
+
+def read_videos(
+    run: RunRecord, config: Config, truth: Mapping[str, Truth], asked: Sequence[str] | None
+) -> list[dict[str, Any]]:
+    """The videos to show; of a video without a length there is no time axis."""
+    timed = {video: known for video, known in truth.items() if known.length > 0}
+    for video in asked or []:
+        if video not in timed:
+            remedy = f"; one is {next(iter(timed))}" if timed else ""
+            raise InputError(f"--videos {video}: no test video of this run with a length{remedy}")
+    chosen = choose(run, timed) if asked is None else dict.fromkeys(asked, "Asked for")
+    return [read_video(run, config, video, why, timed[video]) for video, why in chosen.items()]
 
 
 def choose(run: RunRecord, truth: Mapping[str, Truth]) -> dict[str, str]:
@@ -87,16 +90,14 @@ def choose(run: RunRecord, truth: Mapping[str, Truth]) -> dict[str, str]:
     """
     if run.scored is None:
         return dict.fromkeys([v for v, known in truth.items() if known.actions][:1], "First test video")
-    precision = {video: video_precision(run.scored.scores[video], truth[video])
-                 for video in truth if video in run.scored.scores}  # fmt: skip
+    scores = run.scored.scores
+    precision = {video: video_precision(scores[video], truth[video]) for video in truth if video in scores}
     ranked = sorted((v for v in precision if not np.isnan(precision[v])), key=lambda v: (-precision[v], v))
     if not ranked:
         return {}
-    places = {"Best predicted": 0, "Median": (len(ranked) - 1) // 2, "Worst predicted": len(ranked) - 1}
-    chosen: dict[str, str] = {}
-    for why, place in places.items():
-        chosen.setdefault(ranked[place], why)
-    return chosen
+    worst, median, best = ranked[-1], ranked[(len(ranked) - 1) // 2], ranked[0]
+    reasons = {worst: "Worst predicted", median: "Median"} | {best: "Best predicted"}  # of few videos one is several
+    return {video: reasons[video] for video in (best, median, worst)}
 
 
 def video_precision(scores: np.ndarray, truth: Truth) -> float:
@@ -118,35 +119,36 @@ def shown_classes(actions: Sequence[tuple[int, float, float]], scores: Mapping[s
 # --- one video --------------------------------------------------------------------------------------------------------
 
 
-def read_video(run: RunRecord, video: str, why: str, truth: Truth) -> VideoRecord:
-    """All there is to show of one video; what is not there becomes a note."""
-    predicted = [stage for stage in run.stages if stage.scores and video in stage.scores]
+def read_video(run: RunRecord, config: Config, video: str, why: str, truth: Truth) -> dict[str, Any]:
+    """All there is to show of one video, in the form that the page's scripts read; what is not there becomes a note."""
+    predicted = [stage for stage in run.stages if video in stage.scores]
     scores = {stage.key: stage.scores[video] for stage in predicted}
-    n, strip, notes = read_frames(Path(run.config.data.frames), video, truth.length)
+    classes = shown_classes(truth.actions, scores)
+    n, strip, notes = read_frames(Path(config.data.frames), video, truth.length)
     notes += [f"{stage.title}: no predictions of this video." for stage in run.stages
               if stage.scores and stage not in predicted]  # fmt: skip
 
     places = next((stage.chosen[video] for stage in reversed(run.stages) if video in stage.chosen), [])
-    stride = run.config.data.stride
+    stride = config.data.stride
     T = video_length(n, stride) if n else round((max(places, default=1) - 1) / stride) + 1
     per_frame = truth.length / (n or T * stride)  # without the frames, their number is known to one stride
-    weights, note = fine_weights(run.config, places, T, per_frame) if places else (None, "")
-    return VideoRecord(
-        id=video,
-        why=why,
-        seconds=truth.length,
-        truth=[action for action in truth.actions if action[2] > action[1]],
-        classes=shown_classes(truth.actions, scores),
-        steps={stage.key: score_steps(stage, video, truth.length) for stage in predicted},
-        precision={key: video_precision(values, truth) for key, values in scores.items()},
-        strip=strip,
-        chosen=[(frame, (frame - 1) * per_frame) for frame in places],
-        weights=weights,
-        notes=[*notes, note] if note else notes,
-    )
+    weights, note = fine_weights(config, places, T, per_frame) if places else (None, "")
+    return {
+        "id": video,
+        "why": why,
+        "seconds": rounded(truth.length, TIMES),
+        "truth": [[c, rounded(start, TIMES), rounded(end, TIMES)] for c, start, end in truth.actions if end > start],
+        "classes": classes,
+        "scores": {stage.key: score_steps(stage, video, truth.length).shown(classes) for stage in predicted},
+        "precision": {key: rounded(video_precision(values, truth), 4) for key, values in scores.items()},  # AP
+        "strip": strip,
+        "chosen": [[rounded(frame, 1), rounded((frame - 1) * per_frame, TIMES)] for frame in places],
+        "weights": weights and weights.shown(),
+        "notes": [*notes, note] if note else notes,
+    }
 
 
-def read_frames(frames: Path, video: str, seconds: float) -> tuple[int, list[Picture], list[str]]:
+def read_frames(frames: Path, video: str, seconds: float) -> tuple[int, list[list], list[str]]:
     """Number of frames of a video (0 where unknown), its film strip, and notes on what is missing."""
     n = 0
     try:
@@ -158,21 +160,22 @@ def read_frames(frames: Path, video: str, seconds: float) -> tuple[int, list[Pic
 
 def score_steps(stage: StageRecord, video: str, seconds: float) -> Steps:
     """The scores of every frame where they were kept, else those of the official frames."""
-    kept = read_steps(stage.every_frame, [video]) if stage.every_frame else {}
-    if video not in kept or kept[video].seconds is None or len(kept[video].scores) < 2:
-        return Steps(stage.scores[video], seconds / FRAMES_PER_VIDEO, "the 25 official frames")
-    scores, times = kept[video]
-    if scores.shape[1] != stage.scores[video].shape[1]:
-        raise InputError(f"{stage.every_frame}: {scores.shape[1]} scores a frame, another number than in official.txt")
-    every = -(-len(scores) // MOST_STEPS)
+    official = stage.scores[video]
+    kept = read_steps(stage.every_frame, [video]).get(video) if stage.every_frame else None
+    if kept is None or kept.seconds is None or len(kept.scores) < 2:
+        return Steps(official, seconds / FRAMES_PER_VIDEO, "the 25 official frames")
+    if kept.scores.shape[1] != official.shape[1]:
+        number = kept.scores.shape[1]
+        raise InputError(f"{stage.every_frame}: {number} scores a frame, another number than in official.txt")
+    every = -(-len(kept.scores) // MOST_STEPS)
     at = "every frame" if every == 1 else f"one of {every} frames"
-    return Steps(scores[::every], every * float(times[1] - times[0]), at)
+    return Steps(kept.scores[::every], every * float(kept.seconds[1] - kept.seconds[0]), at)
 
 
-def film_strip(frames: Path, video: str, n: int, seconds: float) -> list[Picture]:
-    """Evenly spaced frames, each from the middle of its share of the video."""
+def film_strip(frames: Path, video: str, n: int, seconds: float) -> list[list]:
+    """Evenly spaced frames, each from the middle of its share of the video: [number, seconds, base64 of a JPEG]."""
     numbers = [int((k + 0.5) / STRIP_FRAMES * n) + 1 for k in range(STRIP_FRAMES)] if n else []
-    return [Picture(number, (number - 1) * seconds / n, thumbnail(frame_path(frames, video, number)))
+    return [[number, rounded((number - 1) * seconds / n, TIMES), thumbnail(frame_path(frames, video, number))]
             for number in numbers]  # fmt: skip
 
 

@@ -1,0 +1,37 @@
+"""Reading what a user calls a video, a file or a folder of frames, into a clip in the test view."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.errors import InputError
+from common.progress import progress
+from datasets.clips import video_frames
+from datasets.frames import count_frames, decode_frames, get_decoder
+from datasets.prepare.video import VideoFile
+from prediction.network import ClipFile
+
+
+def read_video(video: Path, clip: ClipFile, *, stride: int, fps: float) -> tuple[int, str | None]:
+    """Fill the clip from a file or a folder of frames: the video's number of frames, and what is wrong with it."""
+    if video.is_dir():
+        n = count_frames(video.parent, video.name)
+        if not n:
+            raise InputError(
+                f"{video}: no frames in it, as {video.name}-000001.jpg; for the video files in it give {video}/*"
+            )
+        clip.fill(decode_frames(video.parent, video.name, video_frames(n, stride), get_decoder()))
+        return n, None
+    file = VideoFile(video)
+    expected = max(1, int((file.seconds or 0) * fps / stride))
+    clip.fill(upright(progress(file.frames(fps=fps, stride=stride), expected, "Decoding")))
+    assert file.num_frames is not None  # known once all frames have come
+    return file.num_frames, file.problem
+
+
+def upright(frames: Iterable[np.ndarray]) -> Iterator[Tensor]:
+    """(H,W,3) arrays as (3,H,W) tensors."""
+    return (torch.from_numpy(frame).permute(2, 0, 1) for frame in frames)
