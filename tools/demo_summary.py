@@ -24,10 +24,10 @@ from matplotlib.patches import Patch
 from common.arguments import Parser, check_outputs, exit_status
 from common.errors import InputError
 from common.files import written_whole
-from datasets.charades import class_names, load
 from datasets.clips import find_videos, frame_labels, video_length
 from datasets.demo.__main__ import ANNOTATIONS, GROUND_TRUTH, SUMMARY
 from datasets.demo.scene import FPS
+from datasets.kinds import CHARADES
 from eval import charades_localize
 from eval.per_frame import released_frames
 
@@ -73,7 +73,7 @@ def stream_scores(run: Path, stage: str) -> Scores:
 
 def chance_scores(run: Path, data: Path) -> Scores:
     """The positive rate of every class in the test videos at the frames of each rule."""
-    names = class_names(data / ANNOTATIONS)
+    names = CHARADES.class_names(data / ANNOTATIONS)
     path = run / "fine" / "config.yaml"
     with damage_named(path):
         data_options = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
@@ -81,7 +81,7 @@ def chance_scores(run: Path, data: Path) -> Scores:
     truth = charades_localize.read_ground_truth(data / GROUND_TRUTH, len(names))
     official = [charades_localize.frame_labels(*known, len(names)) for known in truth.values()]
     released = []
-    tested = load(data / ANNOTATIONS, len(names)).subset("testing")
+    tested = CHARADES.load(data / ANNOTATIONS, len(names)).subset("testing")
     for video, n in find_videos(tested, data / "frames", min_frames=min_frames).videos:
         L = min(n, video_length(n, stride) * stride)
         released.append(frame_labels(video, n, len(names)).numpy().T[released_frames(L)])
@@ -120,7 +120,7 @@ def _holds(condition: bool) -> str:
 
 def draw(run: Path, data: Path, output: Path, context: list[int]) -> None:
     """Ground truth and both streams' scores over time, for one test video of each cue."""
-    names = class_names(data / ANNOTATIONS)
+    names = CHARADES.class_names(data / ANNOTATIONS)
     truth = charades_localize.read_ground_truth(data / GROUND_TRUTH, len(names))
     scores = {
         stage: charades_localize.read_predictions(run / stage / "predictions" / "official.txt", len(names))

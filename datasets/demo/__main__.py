@@ -27,7 +27,6 @@ import numpy as np
 from PIL import Image
 
 from common.errors import InputError, one_line
-from datasets.charades import CLASS_FILE
 from datasets.demo.scene import (
     CLASSES,
     CONTEXT_CLASSES,
@@ -41,6 +40,7 @@ from datasets.demo.scene import (
     draw_scene,
 )
 from datasets.frames import frame_path
+from datasets.kinds import CLASS_FILE
 
 GENERATOR = 1  # to be raised with any change of what is drawn: earlier demos are then not taken for complete
 JPEG_QUALITY = 90

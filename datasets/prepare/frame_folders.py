@@ -10,7 +10,9 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,10 +27,6 @@ from datasets.prepare.video import VideoFile
 RECORD = "prepare.json"
 PARTIAL = ".partial"
 MOST_FRAMES = 999_999  # what six digits can number: 11 hours at 24 frames a second
-
-
-class Cancelled(Exception):  # noqa: N818 - not an error
-    """The work was called off; nothing of the folder remains."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def make_folder(
     *,
     keep_damaged: bool = False,
     threads: int = 1,
-    cancelled: Callable[[], object] = bool,
+    called_off: threading.Event,
 ) -> Record:
     """Write the frames of a video file to `<root>/<its stem>`, in place of what may be there under that name.
 
@@ -104,13 +102,13 @@ def make_folder(
         keep_damaged: Keep what can be decoded of a truncated or damaged file, which is an InputError otherwise: its
             frames would be taken for the whole video's, and labels put at wrong times.
         threads: Threads of the decoder.
-        cancelled: Asked before every frame; raises Cancelled once it says yes.
+        called_off: Looked at before every frame; once it is set, CancelledError, and nothing of the folder remains.
     """
     partial = root / f".{source.stem}{PARTIAL}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        record = _write_frames(source, partial, settings, threads, cancelled)
+        record = _write_frames(source, partial, settings, threads, called_off)
         if record.problem and not keep_damaged:
             raise InputError(f"{source}: {record.problem}; get the file again, or --keep_damaged to use what there is")
         (partial / RECORD).write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
@@ -120,15 +118,13 @@ def make_folder(
     return record
 
 
-def _write_frames(
-    source: Path, folder: Path, settings: Settings, threads: int, cancelled: Callable[[], object]
-) -> Record:
+def _write_frames(source: Path, folder: Path, settings: Settings, threads: int, called_off: threading.Event) -> Record:
     """The frames alone, counted against the file's timestamps; a frame that is repeated is encoded once."""
     video = VideoFile(source, size=settings.size, threads=threads)
     before, data = None, b""
     for number, pixels in enumerate(video.frames(fps=settings.fps), 1):
-        if cancelled():
-            raise Cancelled
+        if called_off.is_set():
+            raise CancelledError
         if number > MOST_FRAMES:
             raise InputError(f"{source}: more than {MOST_FRAMES} frames; cut it, or choose a lower --fps")
         if pixels is not before:

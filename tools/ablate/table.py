@@ -24,8 +24,8 @@ from scipy import stats
 
 from common.files import write_text, written_whole
 from configs.schema import Config, Model
-from datasets import KINDS
 from datasets.demo.__main__ import SUMMARY
+from datasets.kinds import KINDS
 from eval import charades_localize
 from eval.average_precision import average_precision
 from eval.bootstrap import LEVEL, basic_interval, draw_counts, resampled_ap

@@ -16,9 +16,9 @@ from common.arguments import Parser, check_outputs, exit_status
 from common.errors import InputError
 from common.files import write_text
 from configs.schema import Config
-from datasets import KINDS
 from datasets.annotations import read_class_names
 from datasets.assembly import class_names
+from datasets.kinds import KINDS
 from eval.charades_localize import Truth, read_ground_truth
 from tools.report.data import RunRecord, read_run
 from tools.report.page import page_values, render
