@@ -68,7 +68,7 @@ def write_official(args: argparse.Namespace, videos: Sequence[Video], class_name
         raise InputError(f"{args.frames}: no frames of any annotated video, and only they tell its duration")
     if unknown:
         print(f"{len(unknown)} annotated videos left out, without frames: {first_few(unknown)}")
-    convert.write_json(args.json, timed, first_class=None if args.kind == "charades" else 0)
+    convert.write_json(args.json, timed, first_class=0 if args.kind == "multithumos" else None)
     training = sum(video.subset == "training" for video in timed)
     intervals = sum(len(video.actions) for video in timed)
     print(f"{args.json}: {training} training, {len(timed) - training} test videos, {intervals} intervals, "
@@ -96,7 +96,9 @@ def write_template(json: Path, root: Path, ids: Iterable[str]) -> None:
     if not new:
         print(f"{json}: has all videos already, left as it is")
         return
-    convert.add_json(json, [Video(video, "training", round(Record.read(root / video).seconds, 3), ()) for video in new])
+    records = {video: Record.read(root / video) for video in new}
+    videos = [Video(video, "training", round(record.seconds, 3), ()) for video, record in records.items()]
+    convert.write_json(json, videos, keep=True)
     what = f"{len(new)} videos added to {len(there)}: {first_few(new)}" if there else f"{len(new)} videos"
     print(f"{json}: {what}, with their durations; fill in their actions, and which are for testing")
 

@@ -66,27 +66,19 @@ def _read_intervals(file: Path) -> Iterable[tuple[str, float, float]]:
         yield video, start, end
 
 
-def write_json(path: Path, videos: Iterable[Video], *, first_class: int | None = None) -> None:
+def write_json(path: Path, videos: Iterable[Video], *, first_class: int | None = None, keep: bool = False) -> None:
     """The JSON form, a line for each video, whole or not at all.
 
     Args:
         first_class: Said in each entry: needed where a dataset's own JSON numbers its classes otherwise.
+        keep: Add the videos at the end of a valid JSON that is there, which keeps every byte.
     """
-    write_text(path, "{\n" + _lines(videos, first_class) + "\n}\n")
-
-
-def add_json(path: Path, videos: Iterable[Video]) -> None:
-    """Add videos at the end of a valid JSON, or write a new one; what is there keeps every byte."""
-    text = path.read_bytes().decode("utf-8") if path.exists() else "{}"
+    text = path.read_bytes().decode("utf-8") if keep and path.exists() else "{}"
     before = text.rstrip().removesuffix("}").rstrip()
     comma = "" if before.endswith("{") else ","
-    write_text(path, f"{before}{comma}\n{_lines(videos)}\n}}\n")
-
-
-def _lines(videos: Iterable[Video], first_class: int | None = None) -> str:
-    return ",\n".join(f"{json.dumps(video.id)}: {json.dumps(_entry(video, first_class))}" for video in videos)
-
-
-def _entry(video: Video, first_class: int | None) -> dict[str, object]:
     count_from = {} if first_class is None else {"first_class": first_class}
-    return {"subset": video.subset, "duration": video.duration, "actions": video.actions, **count_from}
+    lines = []
+    for video in videos:
+        entry = {"subset": video.subset, "duration": video.duration, "actions": video.actions, **count_from}
+        lines.append(f"{json.dumps(video.id)}: {json.dumps(entry)}")
+    write_text(path, f"{before}{comma}\n" + ",\n".join(lines) + "\n}\n")

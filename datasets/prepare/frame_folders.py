@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import InputError
+from common.files import naming
 from datasets.frames import SUFFIX, frame_path
 from datasets.prepare.video import VideoFile
 
@@ -129,18 +130,13 @@ def _write_frames(source: Path, folder: Path, settings: Settings, threads: int, 
             raise InputError(f"{source}: more than {MOST_FRAMES} frames; cut it, or choose a lower --fps")
         if pixels is not before:
             before, data = pixels, _jpeg(pixels, settings.quality)
-        _write(folder / frame_path("", source.stem, number).name, data)
+        path = folder / frame_path("", source.stem, number).name
+        with naming(path):
+            path.write_bytes(data)
     written = count_files(folder)
     if written != video.num_frames:
         raise InputError(f"{source}: {written} frames in {folder}, its timestamps ask for {video.num_frames}")
     return Record(source.name, source.stat().st_size, settings, written, video.seconds, video.problem)
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.write_bytes(data)
-    except OSError as error:  # a full disk does not name the file
-        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _jpeg(pixels: np.ndarray, quality: int) -> bytes:

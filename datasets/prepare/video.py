@@ -39,13 +39,6 @@ JUMP_SECONDS = 1  # a step back in time beyond this is a new start (joined files
 RESIZE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
-class Shown(NamedTuple):
-    """A decoded frame and the time, in seconds from the first frame, until which it is shown."""
-
-    frame: VideoFrame
-    until: Fraction
-
-
 class VideoFile:
     """A video file that has been opened once and found to hold a video.
 
@@ -196,8 +189,8 @@ class _Reader:
         return "; ".join(found) or None
 
 
-def _spans(reader: _Reader) -> Iterator[Shown]:
-    """Decoded frames with the time until which each is shown.
+def _spans(reader: _Reader) -> Iterator[tuple[VideoFrame, Fraction]]:
+    """Decoded frames, each with the time until which it is shown, in seconds from the first frame.
 
     A timestamp is rounded to its tick (Matroska's: 1 ms), so a frame counts as shown from half a tick earlier, and
     the last one, whose duration is rounded too, until a whole tick earlier.
@@ -208,10 +201,10 @@ def _spans(reader: _Reader) -> Iterator[Shown]:
     shown, shown_at = None, Fraction(0)
     for time, frame in _times(reader, step):
         if shown is not None:
-            yield Shown(shown, time - tick / 2)
+            yield shown, time - tick / 2
         shown, shown_at = frame, time
     if shown is not None:
-        yield Shown(shown, shown_at + (_in_seconds(shown.duration, shown.time_base) or step) - tick)
+        yield shown, shown_at + (_in_seconds(shown.duration, shown.time_base) or step) - tick
 
 
 def _tick(stream: VideoStream) -> Fraction:
