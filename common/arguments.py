@@ -10,6 +10,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_t
 
 from common.errors import InputError, one_line
 from common.files import writable
+from common.signals import Stopped
 
 
 class Parser(argparse.ArgumentParser):
@@ -72,12 +73,15 @@ def check_outputs(paths: Sequence[Path], inputs: Sequence[Path] = ()) -> None:
 
 
 def exit_status(tool: str, work: Callable[[], int | None]) -> int:
-    """Do a tool's work; what it returns, or after one line on stderr 1 for a user's mistake and 130 for Ctrl-C."""
+    """Do a tool's work: what it returns; or, after one line on stderr, 1 for a mistake and 128 + signal for a stop."""
     try:
         return work() or 0
     except (InputError, OSError) as error:
         print(f"{tool}: error: {one_line(error)}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        print(f"{tool}: {stopped}", file=sys.stderr)
+        return stopped.status
     except KeyboardInterrupt:
         print(f"{tool}: interrupted", file=sys.stderr)
         return 130

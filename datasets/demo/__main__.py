@@ -47,7 +47,7 @@ GENERATOR = 1  # to be raised with any change of what is drawn: earlier demos ar
 JPEG_QUALITY = 90
 DEFAULT_RHYTHM = "steady"
 GRAINS = (6, 12, 24)  # columns of the coarse images that a background is blended of
-VIDEOS = typed(restricted_number_type("Videos", int, (">=", 2)), "at least 2: one to train on, one to test")
+VIDEOS = typed(restricted_number_type("DemoVideos", int, (">=", 2)), "at least 2: one to train on, one to test")
 ANNOTATIONS, GROUND_TRUTH, SUMMARY = "annotations.json", "ground_truth.csv", "demo.json"
 OFFICIAL_COLUMNS = (
     "id", "subject", "scene", "quality", "relevance", "verified", "script", "objects", "descriptions", "actions",

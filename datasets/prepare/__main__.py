@@ -23,7 +23,7 @@ from jsonargparse.typing import restricted_number_type
 from common.arguments import COUNT, Parser, exit_status, typed
 from common.errors import InputError, options_called
 from common.files import writable, write_text
-from common.signals import Stopped, left_at_once
+from common.signals import left_at_once
 from common.text import first_few
 from datasets.annotations import Video, read_table
 from datasets.kinds import CHARADES, MULTITHUMOS
@@ -33,9 +33,10 @@ from datasets.prepare.frame_folders import Record, Settings, count_files
 from datasets.prepare.video import FPS, SIZE
 
 QUALITY = 85
-RATES = restricted_number_type("Rate", float, [(">=", 0.01), ("<=", 1000)])
-SIZES = restricted_number_type("Size", int, [("==", 0), (">=", 32)], join="or")  # below 32, there is nothing to see
-QUALITIES = restricted_number_type("Quality", int, [(">=", 1), ("<=", 95)])
+# Frames below 32 pixels show nothing; jsonargparse wants a name that no other type of the process has.
+RATES = restricted_number_type("PreparedRate", float, [(">=", 0.01), ("<=", 1000)])
+SIZES = restricted_number_type("PreparedSize", int, [("==", 0), (">=", 32)], join="or")
+QUALITIES = restricted_number_type("PreparedQuality", int, [(">=", 1), ("<=", 95)])
 RATE = typed(RATES, "a number from 0.01 to 1000")
 PIXELS = typed(SIZES, "0 or a whole number of at least 32")
 JPEG_QUALITY = typed(QUALITIES, "a whole number from 1 to 95")
@@ -58,35 +59,35 @@ def read_official(kind: str, path: Path) -> tuple[list[Video], list[str]]:
         return list(MULTITHUMOS.load(path).videos), []
 
 
-def write_official(args: argparse.Namespace, videos: Sequence[Video], class_names: Sequence[str]) -> None:
+def write_official(args: argparse.Namespace, annotated: Sequence[Video], class_names: Sequence[str]) -> None:
     """The JSON of a dataset's videos, and the list of its classes where there is one; classes count from 0."""
-    durations = [frames_duration(args.frames, args.fps, video.id) if isnan(video.duration) else video.duration
-                 for video in videos]  # fmt: skip
-    timed = [video._replace(duration=seconds) for video, seconds in zip(videos, durations, strict=True) if seconds]
-    unknown = [video.id for video, seconds in zip(videos, durations, strict=True) if not seconds]
-    if not timed:
+    timed = [video_with_duration(video, args.frames, args.fps) for video in annotated]
+    videos = [video for video in timed if video.duration]
+    unknown = [video.id for video in timed if not video.duration]
+    if not videos:
         raise InputError(f"{args.frames}: no frames of any annotated video, and only they tell its duration")
     if unknown:
         print(f"{len(unknown)} annotated videos left out, without frames: {first_few(unknown)}")
-    convert.write_json(args.json, timed, first_class=0 if args.kind == "multithumos" else None)
-    training = sum(video.subset == "training" for video in timed)
-    intervals = sum(len(video.actions) for video in timed)
-    print(f"{args.json}: {training} training, {len(timed) - training} test videos, {intervals} intervals, "
-          "classes from 0")  # fmt: skip
+    convert.write_json(args.json, videos, first_class=0 if args.kind == "multithumos" else None)
+    training = sum(video.subset == "training" for video in videos)
+    read = f"{training} training, {len(videos) - training} test videos"
+    print(f"{args.json}: {read}, {sum(len(video.actions) for video in videos)} intervals, classes from 0")
     if class_names:
         file = args.json.with_name(f"{args.json.stem}_classes.txt")
         write_text(file, "".join(f"{name}\n" for name in class_names))
         print(f"{file}: {len(class_names)} class names, for --data.class_names")
 
 
-def frames_duration(root: Path, fps: float, video: str) -> float:
-    """Seconds that a video's frames last, at the rate they were made with here, else at `fps`; 0 without any."""
-    folder = root / video
+def video_with_duration(video: Video, root: Path, fps: float) -> Video:
+    """One of unknown duration as long as its frames last, at the rate they were made with here, else at `fps`."""
+    if not isnan(video.duration):
+        return video
+    folder = root / video.id
     n = count_files(folder) if folder.is_dir() else 0
     try:
-        return n / Record.read(folder).settings.fps
+        return video._replace(duration=n / Record.read(folder).settings.fps)
     except InputError:
-        return n / fps
+        return video._replace(duration=n / fps)
 
 
 def write_template(json: Path, root: Path, ids: Iterable[str]) -> None:
@@ -192,12 +193,8 @@ def prepare(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Prepare; 1 with a line on stderr for each video that failed, or with one line for another mistake."""
     args = parse(argv)
-    try:
-        with left_at_once():
-            return exit_status("datasets.prepare", lambda: prepare(args))
-    except Stopped as stopped:
-        print(f"datasets.prepare: {stopped}", file=sys.stderr)
-        return stopped.status
+    with left_at_once():
+        return exit_status("datasets.prepare", lambda: prepare(args))
 
 
 if __name__ == "__main__":

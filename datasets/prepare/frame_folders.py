@@ -136,7 +136,7 @@ def _write_frames(source: Path, folder: Path, settings: Settings, threads: int, 
     written = count_files(folder)
     if written != video.num_frames:
         raise InputError(f"{source}: {written} frames in {folder}, its timestamps ask for {video.num_frames}")
-    return Record(source.name, source.stat().st_size, settings, written, video.seconds, video.problem)
+    return Record(source.name, source.stat().st_size, settings, written, video.duration, video.problem)
 
 
 def _jpeg(pixels: np.ndarray, quality: int) -> bytes:

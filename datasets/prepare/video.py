@@ -49,7 +49,7 @@ class VideoFile:
 
     Attributes:
         declared_seconds: Duration that the file states; None where it states nothing.
-        seconds: Once `frames` has run to its end: the duration by its timestamps.
+        duration: Once `frames` has run to its end: seconds by its timestamps.
         num_frames: Once `frames` has run to its end: frames at its rate, whatever its stride.
         problem: Once `frames` has run to its end: what is wrong with the file, in words; None where nothing is.
 
@@ -61,7 +61,7 @@ class VideoFile:
         self.path = Path(path)
         self.size = size
         self.threads = threads
-        self.seconds, self.num_frames = 0.0, 0
+        self.duration, self.num_frames = 0.0, 0
         self.problem: str | None = None
         with self._open() as (container, stream):
             self.declared_seconds = _declared_seconds(container, stream)
@@ -91,7 +91,7 @@ class VideoFile:
                 end = until + _tick(stream)
             if k == 0:
                 raise InputError(f"{self.path}: no frame of it can be decoded; get the file again")
-            self.num_frames, self.seconds, self.problem = k, float(end), reader.problem()
+            self.num_frames, self.duration, self.problem = k, float(end), reader.problem()
 
     def _upright(self, frame: VideoFrame, aspect: Fraction | None, shape: tuple[int, ...] | None) -> np.ndarray:
         """The frame in RGB, upright, with square pixels, of at most the size asked for; of `shape` where given."""
