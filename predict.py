@@ -16,7 +16,7 @@ from pathlib import Path
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, restricted_number_type
 
 from common.arguments import COUNT, NOT_NEGATIVE, WHOLE, Parser, typed
-from common.errors import InputError
+from common.errors import InputError, options_called
 from common.files import writable
 from common.signals import Stopped
 from configs.cli import Command
@@ -70,14 +70,14 @@ def predict_all(command: Command, options: argparse.Namespace) -> None:
 
 def choose_names(options: argparse.Namespace, config: Config) -> list[str]:
     """Of the classes: from the file asked for, else the run's, which may not be on this machine, else numbers."""
-    if options.class_names:
-        try:
-            return read_class_names(options.class_names, config.data.num_classes)
-        except InputError as error:  # its remedy is an option of training
-            raise InputError(str(error).replace("--data.class_names", "--class_names")) from None
     try:
-        return class_names(config)
+        with options_called({"--data.class_names": "--class_names", "--data.num_classes": None}):
+            if options.class_names:
+                return read_class_names(options.class_names, config.data.num_classes)
+            return class_names(config)
     except InputError as error:
+        if options.class_names:
+            raise
         print(f"Classes by number: {error}")
         return read_class_names(None, config.data.num_classes)
 

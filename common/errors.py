@@ -1,5 +1,7 @@
 """The one error that a user can mend, and any error in one line."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Self
 
 
@@ -21,9 +23,9 @@ class InputError(ValueError):
             return self.what
         return f"{self.what}; {self.remedy.replace('{option}', self.option or '')}"
 
-    def called(self, option: str) -> Self:
-        """The same error in a command that spells the option differently."""
-        return type(self)(self.what, option=option, remedy=self.remedy)
+    def called(self, option: str | None) -> Self:
+        """The same error in a command that spells the option differently; without a remedy where it has no such one."""
+        return type(self)(self.what, option=option, remedy=self.remedy if option else None)
 
     def __reduce__(self) -> tuple:  # loader workers send errors to the main process
         return _rebuild, (type(self), self.what, self.option, self.remedy)
@@ -33,8 +35,20 @@ def _rebuild(kind: type[InputError], what: str, option: str | None, remedy: str 
     return kind(what, option=option, remedy=remedy)
 
 
+@contextmanager
+def options_called(names: Mapping[str, str | None]) -> Iterator[None]:
+    """Errors from within the context name the options {as raised: as this command spells it, None: it has none}."""
+    try:
+        yield
+    except InputError as error:
+        if error.option is None or error.option not in names:
+            raise
+        raise error.called(names[error.option]) from None
+
+
 def one_line(error: BaseException) -> str:
     """What an error says, in one line; an error of the system with the file that it is about."""
-    named = isinstance(error, OSError) and error.filename and error.strerror
-    text = f"{error.filename}: {error.strerror}" if named else str(error)
+    text = str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
     return " ".join(text.split())

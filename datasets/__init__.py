@@ -1,9 +1,4 @@
 """Videos, their labels and their features, as batches for the three stages (section 5 of the paper).
 
-annotations -> frames -> transforms -> clips (+ features) -> batch; charades, multithumos and generic hold what is
-particular to each dataset.
+annotations (of one of the kinds) -> frames -> transforms -> clips (+ features) -> batch; assembly puts them together.
 """
-
-from datasets import charades, generic, multithumos
-
-KINDS = {"charades": charades, "multithumos": multithumos, "generic": generic}

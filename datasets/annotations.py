@@ -6,23 +6,27 @@ Two forms are read: the JSON of the community's data loaders,
 
 and a folder that holds both official files, Charades_v1_train.csv and Charades_v1_test.csv. Whatever would make a wrong
 experiment is an `InputError` that names the file and the video; what the real annotations contain (intervals that end
-beyond the video, or before they start) is counted and reported, and kept as it is.
+beyond the video, or before they start) is counted and reported, and kept as it is. Errors spell options as the stages
+do; other commands translate them (`common.errors.options_called`).
 """
 
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
-from common.errors import InputError
+from common.errors import InputError, one_line
 from eval.charades_localize import read_ground_truth
 
 Subset = Literal["training", "testing"]
 OFFICIAL_FILES: dict[Subset, str] = {"training": "Charades_v1_train.csv", "testing": "Charades_v1_test.csv"}
+BOTH_FILES = " and ".join(OFFICIAL_FILES.values())
 NUMBERED_NAME = re.compile(r"c?(\d+)\s+(.+)")  # of a class, as in Charades_v1_classes.txt
 
 
@@ -77,62 +81,53 @@ _EXPECTED = {
 }
 
 
-class Options(NamedTuple):
-    """What a command calls its options, for the remedies; empty where it lacks one."""
-
-    annotations: str = "--data.annotations"
-    num_classes: str = "--data.num_classes"
-    class_names: str = "--data.class_names"
-
-
-STAGES = Options()
-
-
 @dataclass(frozen=True)
 class Annotations:
-    """All videos of a dataset in the file's order, with what is odd about them.
+    """All videos of a dataset in the file's order.
 
     Attributes:
         path: The file or folder they were read from.
         videos: Training and test videos; ids are unique.
-        beyond_duration: Number of actions that end after their video.
-        empty_intervals: Number of actions that end at or before their start; they label no frame.
-        expected: Videos per subset of the full dataset, for the report; empty where unknown.
+        expected: Videos per subset of the full dataset, for the report; None where unknown.
     """
 
     path: Path
     videos: tuple[Video, ...]
-    beyond_duration: int
-    empty_intervals: int
-    expected: dict[str, int] = field(default_factory=dict)
+    expected: Mapping[Subset, int] | None = None
 
     def subset(self, name: Subset) -> list[Video]:
         """The training or the test videos."""
         return [video for video in self.videos if video.subset == name]
 
+    def oddities(self) -> list[str]:
+        """How many actions are odd, a text for each kind that occurs; they are kept as they are."""
+        pairs = [(video, action) for video in self.videos for action in video.actions]
+        counts = {
+            "end after their video": sum(action.end > video.duration for video, action in pairs),
+            "start after their video's end": sum(action.start >= video.duration for video, action in pairs),
+            "end at or before their start": sum(action.end <= action.start for _, action in pairs),
+            "start before 0": sum(action.start < 0 for _, action in pairs),
+            "are given twice": sum(len(video.actions) - len(set(video.actions)) for video in self.videos),
+        }
+        return [f"{count} {kind}" for kind, count in counts.items() if count]
+
     def summary(self) -> str:
         """How much was read, and how it differs from the full dataset."""
-        counts = Counter(video.subset for video in self.videos)
-        found = {subset: counts[subset] for subset in OFFICIAL_FILES}
+        found = {subset: len(self.subset(subset)) for subset in OFFICIAL_FILES}
         partial = ""
         if self.expected and found != self.expected:
-            partial = " (the full dataset: {training} and {testing})".format(**self.expected)
+            partial = f" (the full dataset: {self.expected['training']} and {self.expected['testing']})"
         actions = sum(len(video.actions) for video in self.videos)
         return f"{self.path}: {found['training']} training, {found['testing']} test videos{partial}, {actions} actions"
 
     def report(self) -> str:
         """One line for the console: the summary, and what is odd."""
-        odd = f"{self.beyond_duration} end after their video, {self.empty_intervals} not after their start"
-        return f"{self.summary()}: {odd}"
+        odd = self.oddities()
+        return self.summary() + (f": {', '.join(odd)}" if odd else "")
 
 
 def load_annotations(
-    path: str | Path,
-    *,
-    num_classes: int,
-    first_class: int = 0,
-    expected: dict[str, int] | None = None,
-    options: Options = STAGES,
+    path: str | Path, *, num_classes: int, first_class: int = 0, expected: Mapping[Subset, int] | None = None
 ) -> Annotations:
     """Read and validate a dataset's annotations.
 
@@ -141,24 +136,15 @@ def load_annotations(
         num_classes: Number of classes; a class outside the range is an error.
         first_class: The number that the file gives to the first class (0 in Charades, 1 in multithumos.json).
         expected: Videos per subset of the full dataset, mentioned in the report where the file has others.
-        options: Names of the command's options, for errors.
     """
     path = Path(path)
     if not path.exists():
-        raise InputError(
-            f"{path}: no such annotations; give {options.annotations} a JSON file or a folder with {_both_files()}"
-        )
-    videos = _read_official(path, options) if path.is_dir() else _read_json(path, first_class, options)
+        raise _refused(f"{path}: no such annotations", f"give {{option}} a JSON file or a folder with {BOTH_FILES}")
+    videos = _read_official(path) if path.is_dir() else _read_json(path, first_class)
     if not videos:
-        raise InputError(f"{path}: no videos in it; give {options.annotations} the dataset's annotations")
-    videos = tuple(_checked(path, video, num_classes, first_class, options) for video in videos)
-    return Annotations(
-        path=path,
-        videos=videos,
-        beyond_duration=sum(a.end > video.duration for video in videos for a in video.actions),
-        empty_intervals=sum(a.end <= a.start for video in videos for a in video.actions),
-        expected=expected or {},
-    )
+        raise _refused(f"{path}: no videos in it", "give {option} the dataset's annotations")
+    checked = tuple(_checked(path, video, num_classes, first_class) for video in videos)
+    return Annotations(path, checked, expected)
 
 
 def json_schema() -> dict[str, object]:
@@ -185,7 +171,8 @@ def read_class_names(path: str | Path | None, num_classes: int | None = None) ->
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; --data.class_names is a text file with a class name a line") from None
+        remedy = "{option} is a text file with a class name a line"
+        raise InputError(f"{path}: no such file", option="--data.class_names", remedy=remedy) from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file in UTF-8 ({error.reason}); write a class name a line") from None
     names = _without_numbers(path, [line.strip() for line in text.splitlines() if line.strip()])
@@ -193,23 +180,26 @@ def read_class_names(path: str | Path | None, num_classes: int | None = None) ->
     if twice:
         raise InputError(f"{path}: names two classes {twice[0]!r}; tell them apart")
     if num_classes is not None and len(names) != num_classes:
-        raise InputError(f"{path}: names {len(names)} classes, but --data.num_classes is {num_classes}; correct either")
+        raise InputError(
+            f"{path}: names {len(names)} classes where there are {num_classes}",
+            option="--data.num_classes",
+            remedy="correct the file or {option}",
+        )
     return names
 
 
 def _without_numbers(path: str | Path, lines: list[str]) -> list[str]:
     """The names alone, where every line begins with a number."""
-    numbered = [NUMBERED_NAME.fullmatch(line) for line in lines]
-    if not lines or not all(numbered):
+    numbered = [match for match in map(NUMBERED_NAME.fullmatch, lines) if match]
+    if not numbered or len(numbered) < len(lines):
         return lines
-    first = min(int(numbered[0][1]), 1)
-    for due, (line, match) in enumerate(zip(lines, numbered, strict=True), first):
+    for due, match in enumerate(numbered, min(int(numbered[0][1]), 1)):
         if int(match[1]) != due:
-            raise InputError(f"{path}: {line!r} stands where class {due} is due; put the classes in order")
+            raise InputError(f"{path}: {match[0]!r} stands where class {due} is due; put the classes in order")
     return [match[2] for match in numbered]
 
 
-def read_table(path: Path, options: Options = STAGES) -> dict[str, object]:
+def read_table(path: Path) -> dict[str, object]:
     """{id: record} of the JSON form, records as they are; json alone would silently keep the last of one id's two."""
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -221,52 +211,57 @@ def read_table(path: Path, options: Options = STAGES) -> dict[str, object]:
     try:
         table = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: not a JSON file ({reason}); give {options.annotations} the dataset's JSON") from None
+        raise _refused(f"{path}: not a JSON file ({one_line(error)})", "give {option} the dataset's JSON") from None
     if not isinstance(table, dict):
         raise InputError(f"{path}: expected an object from video ids to annotations, not a {type(table).__name__}")
     return table
 
 
-def _read_json(path: Path, first_class: int, options: Options) -> list[Video]:
+def _refused(what: str, remedy: str) -> InputError:
+    """Something that other annotations would mend."""
+    return InputError(what, option="--data.annotations", remedy=remedy)
+
+
+def _read_json(path: Path, first_class: int) -> list[Video]:
     """The videos of the JSON form, classes counted from `first_class`."""
-    table = read_table(path, options)
+    table = read_table(path)
     for video in table:
         _check_id(path, video)
-    return [_from_entry(path, video, entry, first_class, options) for video, entry in table.items()]
+    return [_from_entry(path, video, record, first_class) for video, record in table.items()]
 
 
-def _from_entry(path: Path, video: str, record: object, first_class: int, options: Options) -> Video:
+def _from_entry(path: Path, video: str, record: object, first_class: int) -> Video:
     """A video's record, its classes counted from `first_class`."""
     try:
         entry = _ENTRY.validate_python(record)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        missing = first["type"] == "missing"
-        mistake = _mistake(record, first["loc"], missing=missing, first_class=first_class, options=options)
-        raise InputError(f"{path}: video {video}: {mistake}") from None
+        raise _mistake(f"{path}: video {video}", record, error.errors(include_url=False)[0], first_class) from None
     shift = 0 if entry.first_class is None else first_class - entry.first_class
     actions = tuple(Action(label + shift, start, end) for label, start, end in entry.actions)
     return Video(video, entry.subset, entry.duration, actions)
 
 
-def _mistake(record: object, place: tuple[str | int, ...], *, missing: bool, first_class: int, options: Options) -> str:
-    """What is wrong at a place in a record: what is expected there, and what there is."""
+def _mistake(video: str, record: object, error: ErrorDetails, first_class: int) -> InputError:
+    """What is wrong at a place in a video's record: what is expected there, and what there is."""
     if not isinstance(record, dict):
-        return f'expected {{"subset": ..., "duration": ..., "actions": [...]}}, got {_shown(record)}'
-    key, *within = place
-    if not within or not isinstance(record[key], list):
-        return f"{key}: expected {_EXPECTED[key]}, got {'nothing' if missing else _shown(record[key])}"
+        expected = '{"subset": ..., "duration": ..., "actions": [...]}'
+        return InputError(f"{video}: expected {expected}, got {_shown(record)}")
+    key, *within = error["loc"]
+    if not within:
+        given = "nothing" if error["type"] == "missing" else _shown(record[key])
+        return InputError(f"{video}: {key}: expected {_EXPECTED[str(key)]}, got {given}")
     number, *part = within
-    action, where = record[key][number], f"{key}[{number}]"
+    action, where = record[key][number], f"{video}: {key}[{number}]"
     if not part or not isinstance(action, list) or len(action) != len(Action._fields):
-        return f"{where}: expected [class, start, end], got {_shown(action)}"
-    given = _shown(action[part[0]])
-    if part != [0]:
-        return f"{where}: {Action._fields[part[0]]} {given}: times are seconds"
-    names = f"; names go into {options.class_names}" if isinstance(action[0], str) and options.class_names else ""
+        return InputError(f"{where}: expected [class, start, end], got {_shown(action)}")
+    position = int(part[0])
+    given = _shown(action[position])
+    if position > 0:
+        return InputError(f"{where}: {Action._fields[position]} {given}: times are seconds")
     first = record["first_class"] if isinstance(record.get("first_class"), int) else first_class
-    return f"{where}: class {given}: classes are whole numbers from {first}{names}"
+    remedy = "names go into {option}" if isinstance(action[0], str) else None
+    what = f"{where}: class {given}: classes are whole numbers from {first}"
+    return InputError(what, option="--data.class_names", remedy=remedy)
 
 
 def _shown(value: object) -> str:
@@ -275,25 +270,19 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _read_official(folder: Path, options: Options) -> list[Video]:
+def _read_official(folder: Path) -> list[Video]:
     """The official form: one CSV per subset."""
     videos: dict[str, Video] = {}
     for subset, name in OFFICIAL_FILES.items():
         file = folder / name
         if not file.is_file():
-            raise InputError(
-                f"{file}: no such file; {options.annotations} takes a JSON or a folder with {_both_files()}"
-            )
+            raise _refused(f"{file}: no such file", f"{{option}} takes a JSON or a folder with {BOTH_FILES}")
         for video, (actions, length) in read_ground_truth(file).items():
             _check_id(file, video)
             if video in videos:
                 raise InputError(f"{file}: video {video} is in {OFFICIAL_FILES['training']} too; remove it from one")
             videos[video] = Video(video, subset, float(length), tuple(Action(*action) for action in actions))
     return list(videos.values())
-
-
-def _both_files() -> str:
-    return " and ".join(OFFICIAL_FILES.values())
 
 
 def _check_id(path: Path, video: str) -> None:
@@ -304,16 +293,17 @@ def _check_id(path: Path, video: str) -> None:
         )
 
 
-def _checked(path: Path, video: Video, num_classes: int, first_class: int, options: Options) -> Video:
+def _checked(path: Path, video: Video, num_classes: int, first_class: int) -> Video:
     """The video with classes from 0, or an error where a duration or a class cannot be right."""
     if not video.duration > 0:
         raise InputError(f"{path}: video {video.id}: its duration is {video.duration:g} s; it must be positive")
     last = first_class + num_classes - 1
-    remedy = f"correct it or set {options.num_classes} (now {num_classes})" if options.num_classes else "correct it"
     for action in video.actions:
         if not first_class <= action.label <= last:
             raise InputError(
-                f"{path}: video {video.id}: class {action.label} is outside {first_class}..{last}; {remedy}"
+                f"{path}: video {video.id}: class {action.label} is outside {first_class}..{last}",
+                option="--data.num_classes",
+                remedy=f"correct it or set {{option}} (now {num_classes})",
             )
     if first_class == 0:
         return video

@@ -11,13 +11,13 @@ from torch.utils.data import DataLoader
 
 from common.errors import InputError
 from configs.schema import Config, Stage
-from datasets import KINDS
 from datasets.annotations import Annotations, Video, read_class_names
 from datasets.batch import EpochBatches, equal_length_batches, make_loader, window_batches
 from datasets.clips import MISSING_LIMIT, Found, TestVideos, TrainClips, VideoFrames, find_videos, video_length
 from datasets.features import FeatureStore, file_sha256
 from datasets.frames import Listing, get_decoder
 from datasets.index import list_with_index
+from datasets.kinds import KINDS
 from models.x3d import VARIANTS
 
 

@@ -3,19 +3,16 @@
 python -m datasets.schema > annotations.schema.json
 """
 
-import argparse
 import json
 import sys
 
+from common.arguments import Parser
 from datasets.annotations import json_schema
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the schema."""
-    parser = argparse.ArgumentParser(
-        prog="python -m datasets.schema", description="Print the JSON Schema of the annotations."
-    )
-    parser.parse_args(argv)
+    Parser(prog="python -m datasets.schema", description="Print the JSON Schema of the annotations.").parse_args(argv)
     print(json.dumps(json_schema(), indent=2))
     return 0
 

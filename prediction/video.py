@@ -26,7 +26,7 @@ def read_video(video: Path, clip: ClipFile, *, stride: int, fps: float) -> tuple
         clip.fill(decode_frames(video.parent, video.name, video_frames(n, stride), get_decoder()))
         return n, None
     file = VideoFile(video)
-    expected = max(1, int((file.seconds or 0) * fps / stride))
+    expected = max(1, int((file.declared_seconds or 0) * fps / stride))
     clip.fill(upright(progress(file.frames(fps=fps, stride=stride), expected, "Decoding")))
     assert file.num_frames is not None  # known once all frames have come
     return file.num_frames, file.problem

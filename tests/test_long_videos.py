@@ -14,9 +14,10 @@ from torch.nn import functional as F
 import extract_fineFEAT
 import train_coarse_fineFEAT
 import train_fine
-from datasets import charades, clips
+from datasets import clips
 from datasets.batch import collate, prepare
 from datasets.clips import TestVideos, find_videos
+from datasets.kinds import CHARADES
 from engine.checkpoint import read_checkpoint
 from eval.submission import read_predictions
 from models import CoarseNet, FineNet
@@ -65,7 +66,7 @@ def network(kind: type, tiny_run: Path):
 @pytest.fixture(scope="module")
 def whole(tiny_dataset) -> dict[str, dict]:
     """Every test video's clip and labels, as a batch of one."""
-    listed = charades.load(tiny_dataset / "annotations.json", CLASSES).subset("testing")
+    listed = CHARADES.load(tiny_dataset / "annotations.json", CLASSES).subset("testing")
     found = find_videos(listed, tiny_dataset / "frames").videos
     data = TestVideos(found, tiny_dataset / "frames", num_classes=CLASSES, size=64, stride=STRIDE)
     return {video.id: prepare(collate([data[0, i]]), "cpu") for i, (video, _) in enumerate(found)}

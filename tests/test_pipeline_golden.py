@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from datasets import charades
 from datasets.clips import TestVideos, find_videos
+from datasets.kinds import CHARADES
 from datasets.transforms import STD, normalise
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -72,7 +72,7 @@ def read_scores(path: Path) -> dict[str, np.ndarray]:
 
 def test_frames_and_labels(golden, run, expected):
     frames = next(run.parent.glob("frames/**/*-000001.jpg")).parents[1]
-    listed = find_videos(charades.load(golden / "pipeline" / "charades.json").videos, frames).videos
+    listed = find_videos(CHARADES.load(golden / "pipeline" / "charades.json").videos, frames).videos
     samples = TestVideos(listed, frames, num_classes=157, size=224)
     for index, (video, _) in enumerate(listed):
         sample = samples[0, index]

@@ -151,6 +151,15 @@ def test_class_names(run, tiny_run, tiny_dataset, video, tmp_path):
         assert (tmp_path / "bar.csv").read_text().startswith(f"frame,seconds,{expected}\n")
 
 
+def test_class_names_that_do_not_fit(run, video, tmp_path):
+    """The error names this command's option, whole, and none of training's."""
+    (tmp_path / "names.txt").write_text("run\njump\n")
+    few = f"predict.py: error: {tmp_path / 'names.txt'}: names 2 classes where there are 3"
+    assert one_line(run(video, "--class_names", tmp_path / "names.txt")) == f"{few}\n"
+    absent = "predict.py: error: absent.txt: no such file; --class_names is a text file with a class name a line"
+    assert one_line(run(video, "--class_names", "absent.txt")) == f"{absent}\n"
+
+
 def test_nothing_reaches_the_threshold(run, video, tmp_path):
     assert run(video, "--threshold", 1) == (0, "")
     assert json.loads((tmp_path / "bar.json").read_text())["activities"] == []

@@ -21,10 +21,10 @@ from common.errors import InputError
 from common.files import written_whole
 from configs.cli import load
 from configs.schema import Config
-from datasets import KINDS
 from datasets.clips import find_videos, frame_labels, video_length
 from datasets.demo.__main__ import ANNOTATIONS, GROUND_TRUTH
 from datasets.demo.scene import CLASSES, FPS
+from datasets.kinds import CHARADES
 from eval import charades_localize
 from eval.charades_localize import Truth, read_ground_truth, read_predictions
 from eval.per_frame import released_frames
@@ -61,7 +61,7 @@ def chance_scores(config: Config, data: Path, truth: Mapping[str, Truth]) -> Sco
     stride = config.data.stride
     official = [charades_localize.frame_labels(*known, C) for known in truth.values()]
     released = []
-    tested = KINDS["charades"].load(data / ANNOTATIONS, C).subset("testing")
+    tested = CHARADES.load(data / ANNOTATIONS, C).subset("testing")
     for video, n in find_videos(tested, data / "frames", min_frames=config.data.min_frames).videos:
         L = min(n, video_length(n, stride) * stride)
         released.append(frame_labels(video, n, C).numpy().T[released_frames(L)])

@@ -6,8 +6,8 @@ from typing import Any
 
 from common.errors import InputError
 from configs.schema import Config
-from datasets import KINDS
 from datasets.demo.__main__ import SUMMARY
+from datasets.kinds import KINDS
 from eval.charades_localize import Truth, read_ground_truth
 
 STREAMS = {"fine": "Fine stream", "coarse": "Coarse-Fine"}  # stages by the names of their folders

@@ -9,12 +9,11 @@
     DIR/Charades_v1_classes.txt           `c000 rising`, ...
     DIR/demo.json                         what was generated, and which classes need context
 
-`datasets.demo_scene` says what happens in the videos; here they become pixels and files. Video i depends on the seed,
+`datasets.demo.scene` says what happens in the videos; here they become pixels and files. Video i depends on the seed,
 the rhythm and i alone: a larger dataset begins with the smaller one's videos, byte for byte. Every fourth is a test
 video.
 """
 
-import argparse
 import csv
 import io
 import json
@@ -24,10 +23,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from jsonargparse.typing import restricted_number_type
 from PIL import Image
 
-from common.errors import InputError, one_line
-from datasets.charades import CLASS_FILE
+from common.arguments import WHOLE, Parser, exit_status, typed
+from common.errors import InputError
 from datasets.demo.scene import (
     CLASSES,
     CONTEXT_CLASSES,
@@ -41,11 +41,13 @@ from datasets.demo.scene import (
     draw_scene,
 )
 from datasets.frames import frame_path
+from datasets.kinds import CLASS_FILE
 
 GENERATOR = 1  # to be raised with any change of what is drawn: earlier demos are then not taken for complete
 JPEG_QUALITY = 90
 DEFAULT_RHYTHM = "steady"
 GRAINS = (6, 12, 24)  # columns of the coarse images that a background is blended of
+VIDEOS = typed(restricted_number_type("DemoVideos", int, (">=", 2)), "at least 2: one to train on, one to test")
 ANNOTATIONS, GROUND_TRUTH, SUMMARY = "annotations.json", "ground_truth.csv", "demo.json"
 OFFICIAL_COLUMNS = (
     "id", "subject", "scene", "quality", "relevance", "verified", "script", "objects", "descriptions", "actions",
@@ -179,9 +181,8 @@ def is_complete(folder: Path, texts: dict[str, str], scenes: list[Scene]) -> boo
     return counts == [scene.frames for scene in scenes]
 
 
-def generate(folder: str | Path, *, videos: int, seed: int, rhythm: str = DEFAULT_RHYTHM) -> bool:
+def generate(folder: Path, *, videos: int, seed: int, rhythm: str = DEFAULT_RHYTHM) -> bool:
     """Write the demo, which appears under its name only when whole; False if it was already there."""
-    folder = Path(folder)
     scenes = [draw_scene(seed, index, RHYTHMS[rhythm]) for index in range(videos)]
     texts = text_files(scenes, seed, rhythm)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -204,28 +205,20 @@ def generate(folder: str | Path, *, videos: int, seed: int, rhythm: str = DEFAUL
 
 def main(argv: list[str] | None = None) -> int:
     """Generate the demo; 1 with one line on stderr where it cannot be written."""
-    parser = argparse.ArgumentParser(prog="python -m datasets.demo", description="Generate the demo's dataset.")
-    parser.add_argument("folder", metavar="DIR", help="where to write it; must not exist, or hold the same demo")
-    parser.add_argument("--videos", type=int, default=160, metavar="N", help="training and test videos (default: 160)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of every random draw (default: 0)")
-    parser.add_argument(
-        "--rhythm",
-        choices=RHYTHMS,
-        default=DEFAULT_RHYTHM,
-        help=f"how activities follow one another (default: {DEFAULT_RHYTHM})",
-    )
+    parser = Parser(prog="python -m datasets.demo", description="Generate the demo's dataset.")
+    add = parser.add_argument
+    add("folder", metavar="DIR", type=Path, help="where to write it; must not exist, or hold the same demo")
+    add("--videos", type=VIDEOS, default=160, metavar="N", help="training and test videos (default: 160)")
+    add("--seed", type=WHOLE, default=0, metavar="S", help="seed of every random draw (default: 0)")
+    rhythm = f"how activities follow one another (default: {DEFAULT_RHYTHM})"
+    add("--rhythm", choices=RHYTHMS, default=DEFAULT_RHYTHM, help=rhythm)
     args = parser.parse_args(argv)
-    if args.videos < 2:
-        parser.error(f"--videos {args.videos}: at least 2, one to train on and one to test")
-    if args.seed < 0:
-        parser.error(f"--seed {args.seed}: at least 0")
-    try:
+
+    def work() -> None:
         written = generate(args.folder, videos=args.videos, seed=args.seed, rhythm=args.rhythm)
-    except (InputError, OSError) as error:
-        print(f"datasets.demo: error: {one_line(error)}", file=sys.stderr)
-        return 1
-    print(f"{args.folder}: {args.videos} videos, seed {args.seed}, {'written' if written else 'already there'}")
-    return 0
+        print(f"{args.folder}: {args.videos} videos, seed {args.seed}, {'written' if written else 'already there'}")
+
+    return exit_status("datasets.demo", work)
 
 
 if __name__ == "__main__":

@@ -8,117 +8,106 @@
 
 `--videos` with `--frames` extracts frames; the same command continues what was interrupted, and adds new own videos to
 `--json`. `--annotations` with `--json` converts; of a dataset's videos only annotated ones are extracted when both are
-given. `datasets.video` says which frames a video gives, `datasets.frame_folders` how they are written.
+given. `video` says which frames a video gives, `frame_folders` how they are written.
 """
 
 import argparse
-import math
 import os
 import sys
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Iterable, Sequence
+from math import isnan
 from pathlib import Path
 
-from common.arguments import Parser
-from common.errors import InputError, one_line
+from jsonargparse.typing import restricted_number_type
+
+from common.arguments import COUNT, Parser, exit_status, typed
+from common.errors import InputError, options_called
 from common.files import writable, write_text
-from common.progress import progress
-from common.signals import Stopped, requested, stop_requests
-from datasets import charades, multithumos
-from datasets.annotations import Options, Video, load_annotations, read_table
+from common.signals import left_at_once
+from common.text import first_few
+from datasets.annotations import Video, read_table
+from datasets.kinds import CHARADES, MULTITHUMOS
 from datasets.prepare import convert
-from datasets.prepare.extraction import annotated_only, extract, find_videos, some
-from datasets.prepare.frame_folders import Cancelled, Record, Settings, count_files
+from datasets.prepare.extraction import annotated_only, extract_frames, video_files
+from datasets.prepare.frame_folders import Record, Settings, count_files
 from datasets.prepare.video import FPS, SIZE
 
 QUALITY = 85
-SMALLEST = 32  # pixels: below, there is nothing to see
-KINDS = ("charades", "multithumos", "videos")
-OFFICIAL = Options(annotations="--annotations", num_classes="", class_names="")
-OWN = Options(annotations="--json")
+# Frames below 32 pixels show nothing; jsonargparse wants a name that no other type of the process has.
+RATES = restricted_number_type("PreparedRate", float, [(">=", 0.01), ("<=", 1000)])
+SIZES = restricted_number_type("PreparedSize", int, [("==", 0), (">=", 32)], join="or")
+QUALITIES = restricted_number_type("PreparedQuality", int, [(">=", 1), ("<=", 95)])
+RATE = typed(RATES, "a number from 0.01 to 1000")
+PIXELS = typed(SIZES, "0 or a whole number of at least 32")
+JPEG_QUALITY = typed(QUALITIES, "a whole number from 1 to 95")
+OFFICIAL = {"--data.annotations": "--annotations", "--data.num_classes": None, "--data.class_names": None}
 
 
 # --- annotations ------------------------------------------------------------------------------------------------------
 
 
-class CharadesAnnotations:
-    """Charades: durations and classes are in the official files."""
+def read_official(kind: str, path: Path) -> tuple[list[Video], list[str]]:
+    """Annotated videos, and the classes' names where the annotations list them.
 
-    def __init__(self, path: Path) -> None:
-        self.videos = list(load_annotations(path, num_classes=charades.NUM_CLASSES, options=OFFICIAL).videos)
-        self.ids = [video.id for video in self.videos]
-
-    def write(self, json: Path, args: argparse.Namespace) -> None:
-        convert.write_json(json, self.videos)
-        print(f"{json}: {_summary(self.videos)}")
-
-
-class MultithumosAnnotations:
-    """MultiTHUMOS, of its text files or the community's JSON; what is written counts classes from 0."""
-
-    def __init__(self, path: Path) -> None:
-        self.names: list[str] | None = None
-        self.videos: list[Video] | None = None
+    Durations are NaN where the annotations do not say them: those of MultiTHUMOS' text files.
+    """
+    with options_called(OFFICIAL):
+        if kind == "charades":
+            return list(CHARADES.load(path).videos), []
         if path.is_dir():
-            self.intervals, self.names = convert.read_multithumos(path)
-            self.ids = list(self.intervals)
-        else:
-            classes = {"num_classes": multithumos.NUM_CLASSES, "first_class": multithumos.FIRST_CLASS}
-            self.videos = list(load_annotations(path, **classes, options=OFFICIAL).videos)
-            self.ids = [video.id for video in self.videos]
-
-    def write(self, json: Path, args: argparse.Namespace) -> None:
-        videos = self.videos
-        if videos is None:
-            videos, unknown = convert.multithumos_videos(
-                self.intervals, partial(frames_duration, args.frames, args.fps)
-            )
-            if unknown and not videos:
-                raise InputError(f"{args.frames}: no frames of any annotated video, and only they tell its duration")
-            if unknown:
-                print(f"{len(unknown)} annotated videos left out, without frames: {some(unknown)}")
-        convert.write_json(json, videos, first_class=0)
-        print(f"{json}: {_summary(videos)}")
-        if self.names:
-            list_of_names = json.with_name(f"{json.stem}_classes.txt")
-            write_text(list_of_names, "".join(f"{name}\n" for name in self.names))
-            print(f"{list_of_names}: {len(self.names)} class names, for --data.class_names")
+            return convert.read_multithumos(path)
+        return list(MULTITHUMOS.load(path).videos), []
 
 
-def frames_duration(root: Path, fps: float, video: str) -> float | None:
-    """Seconds that a video's frames last, at the rate they were made with here, else at `fps`; None without any."""
-    folder = root / video
+def write_official(args: argparse.Namespace, annotated: Sequence[Video], class_names: Sequence[str]) -> None:
+    """The JSON of a dataset's videos, and the list of its classes where there is one; classes count from 0."""
+    timed = [video_with_duration(video, args.frames, args.fps) for video in annotated]
+    videos = [video for video in timed if video.duration]
+    unknown = [video.id for video in timed if not video.duration]
+    if not videos:
+        raise InputError(f"{args.frames}: no frames of any annotated video, and only they tell its duration")
+    if unknown:
+        print(f"{len(unknown)} annotated videos left out, without frames: {first_few(unknown)}")
+    convert.write_json(args.json, videos, first_class=0 if args.kind == "multithumos" else None)
+    training = sum(video.subset == "training" for video in videos)
+    read = f"{training} training, {len(videos) - training} test videos"
+    print(f"{args.json}: {read}, {sum(len(video.actions) for video in videos)} intervals, classes from 0")
+    if class_names:
+        file = args.json.with_name(f"{args.json.stem}_classes.txt")
+        write_text(file, "".join(f"{name}\n" for name in class_names))
+        print(f"{file}: {len(class_names)} class names, for --data.class_names")
+
+
+def video_with_duration(video: Video, root: Path, fps: float) -> Video:
+    """One of unknown duration as long as its frames last, at the rate they were made with here, else at `fps`."""
+    if not isnan(video.duration):
+        return video
+    folder = root / video.id
     n = count_files(folder) if folder.is_dir() else 0
     try:
-        rate = Record.read(folder).settings.fps
+        return video._replace(duration=n / Record.read(folder).settings.fps)
     except InputError:
-        rate = fps
-    return n / rate if n else None
+        return video._replace(duration=n / fps)
 
 
-def write_template(json: Path, root: Path, ids: Iterable[str], *, complete: bool) -> None:
+def write_template(json: Path, root: Path, ids: Iterable[str]) -> None:
     """The JSON of own videos, with their durations and nothing else known; one that is there keeps what is in it."""
-    there = read_table(json, OWN) if json.exists() else {}
+    there = read_own(json)
     new = [video for video in ids if video not in there]
-    if not complete:
-        print(f"{json}: {'nothing added' if there else 'not written'} before all videos are prepared")
-    elif new:
-        records = {video: Record.read(root / video) for video in new}
-        videos = [Video(video, "training", round(record.seconds, 3), ()) for video, record in records.items()]
-        convert.add_json(json, videos)
-        what = f"{len(new)} videos added to {len(there)}: {some(new)}" if there else f"{len(new)} videos"
-        print(f"{json}: {what}, with their durations; fill in their actions, and which are for testing")
-    else:
+    if not new:
         print(f"{json}: has all videos already, left as it is")
+        return
+    records = {video: Record.read(root / video) for video in new}
+    videos = [Video(video, "training", round(record.seconds, 3), ()) for video, record in records.items()]
+    convert.write_json(json, videos, keep=True)
+    what = f"{len(new)} videos added to {len(there)}: {first_few(new)}" if there else f"{len(new)} videos"
+    print(f"{json}: {what}, with their durations; fill in their actions, and which are for testing")
 
 
-def _summary(videos: list[Video]) -> str:
-    training = sum(video.subset == "training" for video in videos)
-    intervals = sum(len(video.actions) for video in videos)
-    return f"{training} training, {len(videos) - training} test videos, {intervals} intervals, classes from 0"
-
-
-ANNOTATIONS = {"charades": CharadesAnnotations, "multithumos": MultithumosAnnotations}
+def read_own(json: Path) -> dict[str, object]:
+    """What a JSON of own videos holds; nothing where there is none yet."""
+    with options_called({"--data.annotations": "--json"}):
+        return read_table(json) if json.exists() else {}
 
 
 # --- command ----------------------------------------------------------------------------------------------------------
@@ -127,47 +116,32 @@ ANNOTATIONS = {"charades": CharadesAnnotations, "multithumos": MultithumosAnnota
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; a wrong one ends with one line and status 2."""
     parser = Parser(prog="python -m datasets.prepare", description="Prepare a dataset.")
-    parser.add_argument("kind", choices=KINDS, help="which dataset; videos: own ones")
-    parser.add_argument("--videos", type=Path, nargs="+", metavar="PATH", help="video files, or folders of them")
-    parser.add_argument("--frames", type=Path, metavar="DIR", help="where frame folders are, or will be")
-    parser.add_argument("--annotations", type=Path, metavar="PATH", help="official annotations: folder, or JSON file")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="annotations to write, for --data.annotations")
-    parser.add_argument("--fps", type=float, default=FPS, metavar="N", help=f"frames a second (default: {FPS:g})")
-    parser.add_argument("--size", type=int, default=SIZE, metavar="PIXELS",
-                        help=f"longer side of a frame (default: {SIZE}; 0: as the video; never enlarged)")  # fmt: skip
-    parser.add_argument("--quality", type=int, default=QUALITY, metavar="Q",
-                        help=f"of the JPEG files, 1 to 95 (default: {QUALITY})")  # fmt: skip
-    parser.add_argument("--workers", type=int, default=_processors(), metavar="N",
-                        help="videos at a time (default: processors)")  # fmt: skip
-    parser.add_argument("--keep_damaged", action="store_true",
-                        help="keep what can be decoded of a truncated or damaged video")  # fmt: skip
+    add = parser.add_argument
+    add("kind", choices=("charades", "multithumos", "videos"), help="which dataset; videos: own ones")
+    add("--videos", type=Path, nargs="+", default=[], metavar="PATH", help="video files, or folders of them")
+    add("--frames", type=Path, metavar="DIR", help="where frame folders are, or will be")
+    add("--annotations", type=Path, metavar="PATH", help="official annotations: folder, or JSON file")
+    add("--json", type=Path, metavar="FILE", help="annotations to write, for --data.annotations")
+    add("--fps", type=RATE, default=FPS, metavar="N", help=f"frames a second (default: {FPS:g})")
+    add("--size", type=PIXELS, default=SIZE, metavar="PIXELS",
+        help=f"longer side of a frame (default: {SIZE}; 0: as the video; never enlarged)")  # fmt: skip
+    add("--quality", type=JPEG_QUALITY, default=QUALITY, metavar="Q",
+        help=f"of the JPEG files, 1 to 95 (default: {QUALITY})")  # fmt: skip
+    add("--workers", type=COUNT, default=_processors(), metavar="N", help="videos at a time (default: processors)")
+    add("--keep_damaged", action="store_true", help="keep what can be decoded of a truncated or damaged video")
     args = parser.parse_args(argv)
-    if reason := wrong(args):
-        parser.exit(2, f"datasets.prepare: error: {reason}\n")
-    return args
-
-
-def wrong(args: argparse.Namespace) -> str | None:
-    """What is wrong with the options, None if nothing."""
-    if not (math.isfinite(args.fps) and 0.01 <= args.fps <= 1000):
-        return f"--fps {args.fps:g}: from 0.01 to 1000"
-    if args.size != 0 and args.size < SMALLEST:
-        return f"--size {args.size}: at least {SMALLEST} pixels, or 0 for the video's own"
-    if not 1 <= args.quality <= 95:
-        return f"--quality {args.quality}: 1 to 95"
-    if args.workers < 1:
-        return f"--workers {args.workers}: at least 1"
+    own = args.kind == "videos"
     if args.videos and not args.frames:
-        return "--videos needs --frames, the folder to write to"
-    if args.kind == "videos":
-        if args.annotations:
-            return "--annotations: own videos have none that is official; give --json alone for a file to fill in"
-        return None if args.videos else "videos: give --videos and --frames"
-    if bool(args.json) and not args.annotations:
-        return "--json needs --annotations, the official ones"
+        parser.error("--videos needs --frames, the folder to write to")
+    if own and args.annotations:
+        parser.error("--annotations: own videos have none that is official; give --json alone for a file to fill in")
+    if own and not args.videos:
+        parser.error("videos: give --videos and --frames")
+    if not own and args.json and not args.annotations:
+        parser.error("--json needs --annotations, the official ones")
     if not args.videos and not args.json:
-        return f"{args.kind}: nothing to do; give --videos and --frames, or --annotations and --json, or all four"
-    return None
+        parser.error(f"{args.kind}: nothing to do; give --videos and --frames, or --annotations and --json, or all")
+    return args
 
 
 def _processors() -> int:
@@ -175,66 +149,52 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def check_target(args: argparse.Namespace) -> None:
+def check_json(args: argparse.Namespace) -> None:
     """Raise, before hours of work, where the JSON could not be written, or would replace what it is made of."""
-    if args.json is None:
-        return
-    if os.path.exists(args.json) and not os.path.isfile(args.json):
-        kind = "a folder" if os.path.isdir(args.json) else "not a plain file"
+    if args.json.exists() and not args.json.is_file():
+        kind = "a folder" if args.json.is_dir() else "not a plain file"
         raise InputError(f"{args.json}: {kind}; give --json a file")
-    if args.kind == "videos" and os.path.exists(args.json):
-        read_table(args.json, OWN)
-    if args.annotations and os.path.exists(args.json) and args.json.samefile(args.annotations):
+    if args.kind == "videos":
+        read_own(args.json)
+    elif args.json.exists() and args.json.samefile(args.annotations):
         raise InputError(f"{args.json}: --json would replace --annotations; choose another file")
 
 
-def prepare(args: argparse.Namespace) -> list[str]:
-    """Everything that the command line asks for; gives a line for each video that failed."""
-    check_target(args)
-    official = ANNOTATIONS[args.kind](args.annotations) if args.annotations else None
-    if isinstance(official, MultithumosAnnotations) and args.json and official.videos is None and not args.frames:
+def prepare(args: argparse.Namespace) -> int:
+    """Everything that the command line asks for; 1 with a line on stderr for each video that failed."""
+    if args.json:
+        check_json(args)
+    annotated, class_names = read_official(args.kind, args.annotations) if args.annotations else ([], [])
+    if args.json and not args.frames and any(isnan(video.duration) for video in annotated):
         raise InputError(f"{args.annotations}: says no durations; --frames, the videos' frames, does")
-    failed, files = [], find_videos(args.videos or ())
-    if args.videos and official:
-        files = annotated_only(files, official.ids)
+    files = video_files(args.videos)
+    if files and annotated:
+        files = annotated_only(files, [video.id for video in annotated])
     if args.json:
         writable(args.json.parent, "--json")
-    if args.videos:
-        writable(args.frames, "--frames")
+    failed: list[str] = []
+    if files:
         settings = Settings(args.fps, args.size or None, args.quality)
-        options = {"workers": args.workers, "keep_damaged": args.keep_damaged}
-        outcome = extract(files, args.frames, settings, **options, progress=progress, stopped=requested)
-        print(f"{args.frames}: {outcome.report()}")
-        failed = outcome.failed
-    if args.json and official:
-        official.write(args.json, args)
+        failed = extract_frames(files, args.frames, settings, workers=args.workers, keep_damaged=args.keep_damaged)
+    if args.json and annotated:
+        write_official(args, annotated, class_names)
+    elif args.json and failed:
+        print(f"{args.json}: nothing written until all videos are prepared")
     elif args.json:
-        write_template(args.json, args.frames, files, complete=not failed)
-    return failed
+        write_template(args.json, args.frames, files)
+    for line in failed:
+        print(f"datasets.prepare: error: {line}", file=sys.stderr)
+    if failed:
+        print(f"datasets.prepare: {len(failed)} videos have no frames; the same command tries them again",
+              file=sys.stderr)  # fmt: skip
+    return 1 if failed else 0
 
 
 def main(argv: list[str] | None = None) -> int:
     """Prepare; 1 with a line on stderr for each video that failed, or with one line for another mistake."""
     args = parse(argv)
-    try:
-        with stop_requests():
-            try:
-                failed = prepare(args)
-            except Cancelled:
-                raise Stopped(requested()) from None
-    except Stopped as stopped:
-        print(f"datasets.prepare: {stopped}", file=sys.stderr)
-        return stopped.status
-    except (InputError, OSError) as error:
-        print(f"datasets.prepare: error: {one_line(error)}", file=sys.stderr)
-        return 1
-    for line in failed:
-        print(f"datasets.prepare: error: {line}", file=sys.stderr)
-    if failed:
-        print(
-            f"datasets.prepare: {len(failed)} videos have no frames; the same command tries them again", file=sys.stderr
-        )
-    return 1 if failed else 0
+    with left_at_once():
+        return exit_status("datasets.prepare", lambda: prepare(args))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ a line `video start end` (seconds) for each interval. It does not say how long t
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from common.errors import InputError
@@ -17,8 +18,8 @@ CLASS_LIST = "class_list.txt"
 SUBSETS: dict[str, Subset] = {"video_validation_": "training", "video_test_": "testing"}  # THUMOS14's names for them
 
 
-def read_multithumos(folder: Path) -> tuple[dict[str, list[Action]], list[str]]:
-    """{video id: its intervals} and the classes' names, of MultiTHUMOS' text files; classes count from 0.
+def read_multithumos(folder: Path) -> tuple[list[Video], list[str]]:
+    """The videos of MultiTHUMOS' text files, their durations not known (NaN), and the classes' names.
 
     Args:
         folder: With the class list; the classes' files are beside it or in `annotations/`.
@@ -29,13 +30,17 @@ def read_multithumos(folder: Path) -> tuple[dict[str, list[Action]], list[str]]:
         )
     names = read_class_names(folder / CLASS_LIST)
     files = folder / "annotations" if (folder / "annotations").is_dir() else folder
-    videos: dict[str, list[Action]] = {}
+    actions: defaultdict[str, list[Action]] = defaultdict(list)
     for label, name in enumerate(names):
         for video, start, end in _read_intervals(files / f"{name}.txt"):
-            videos.setdefault(video, []).append(Action(label, start, end))
-    if not videos:
+            actions[video].append(Action(label, start, end))
+    if not actions:
         raise InputError(f"{files}: no interval in any class's file")
-    return dict(sorted(videos.items())), names
+    return [Video(video, _subset_of(video), math.nan, tuple(actions[video])) for video in sorted(actions)], names
+
+
+def _subset_of(video: str) -> Subset:
+    return next(subset for prefix, subset in SUBSETS.items() if video.startswith(prefix))
 
 
 def _read_intervals(file: Path) -> Iterable[tuple[str, float, float]]:
@@ -61,42 +66,19 @@ def _read_intervals(file: Path) -> Iterable[tuple[str, float, float]]:
         yield video, start, end
 
 
-def multithumos_videos(
-    intervals: dict[str, list[Action]], duration: Callable[[str], float | None]
-) -> tuple[list[Video], list[str]]:
-    """The videos whose duration is known, and the names of those whose is not."""
-    videos, unknown = [], []
-    for name, actions in intervals.items():
-        seconds = duration(name)
-        if seconds is None:
-            unknown.append(name)
-        else:
-            subset = next(subset for prefix, subset in SUBSETS.items() if name.startswith(prefix))
-            videos.append(Video(name, subset, seconds, tuple(actions)))
-    return videos, unknown
-
-
-def write_json(path: Path, videos: Iterable[Video], *, first_class: int | None = None) -> None:
+def write_json(path: Path, videos: Iterable[Video], *, first_class: int | None = None, keep: bool = False) -> None:
     """The JSON form, a line for each video, whole or not at all.
 
     Args:
         first_class: Said in each entry: needed where a dataset's own JSON numbers its classes otherwise.
+        keep: Add the videos at the end of a valid JSON that is there, which keeps every byte.
     """
-    write_text(path, "{\n" + _lines(videos, first_class) + "\n}\n")
-
-
-def add_json(path: Path, videos: Iterable[Video]) -> None:
-    """Add videos at the end of a valid JSON, or write a new one; what is there keeps every byte."""
-    text = path.read_bytes().decode("utf-8") if path.exists() else "{}"
+    text = path.read_bytes().decode("utf-8") if keep and path.exists() else "{}"
     before = text.rstrip().removesuffix("}").rstrip()
     comma = "" if before.endswith("{") else ","
-    write_text(path, f"{before}{comma}\n{_lines(videos)}\n}}\n")
-
-
-def _lines(videos: Iterable[Video], first_class: int | None = None) -> str:
-    return ",\n".join(f"{json.dumps(video.id)}: {json.dumps(_entry(video, first_class))}" for video in videos)
-
-
-def _entry(video: Video, first_class: int | None) -> dict[str, object]:
-    entry = {"subset": video.subset, "duration": video.duration, "actions": [list(action) for action in video.actions]}
-    return entry if first_class is None else entry | {"first_class": first_class}
+    count_from = {} if first_class is None else {"first_class": first_class}
+    lines = []
+    for video in videos:
+        entry = {"subset": video.subset, "duration": video.duration, "actions": video.actions, **count_from}
+        lines.append(f"{json.dumps(video.id)}: {json.dumps(entry)}")
+    write_text(path, f"{before}{comma}\n" + ",\n".join(lines) + "\n}\n")

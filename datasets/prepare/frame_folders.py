@@ -10,7 +10,9 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,16 +21,13 @@ import numpy as np
 from PIL import Image
 
 from common.errors import InputError
+from common.files import naming
 from datasets.frames import SUFFIX, frame_path
 from datasets.prepare.video import VideoFile
 
 RECORD = "prepare.json"
 PARTIAL = ".partial"
 MOST_FRAMES = 999_999  # what six digits can number: 11 hours at 24 frames a second
-
-
-class Cancelled(Exception):  # noqa: N818 - not an error
-    """The work was called off; nothing of the folder remains."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def make_folder(
     *,
     keep_damaged: bool = False,
     threads: int = 1,
-    cancelled: Callable[[], object] = bool,
+    called_off: threading.Event,
 ) -> Record:
     """Write the frames of a video file to `<root>/<its stem>`, in place of what may be there under that name.
 
@@ -104,13 +103,13 @@ def make_folder(
         keep_damaged: Keep what can be decoded of a truncated or damaged file, which is an InputError otherwise: its
             frames would be taken for the whole video's, and labels put at wrong times.
         threads: Threads of the decoder.
-        cancelled: Asked before every frame; raises Cancelled once it says yes.
+        called_off: Looked at before every frame; once it is set, CancelledError, and nothing of the folder remains.
     """
     partial = root / f".{source.stem}{PARTIAL}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        record = _write_frames(source, partial, settings, threads, cancelled)
+        record = _write_frames(source, partial, settings, threads, called_off)
         if record.problem and not keep_damaged:
             raise InputError(f"{source}: {record.problem}; get the file again, or --keep_damaged to use what there is")
         (partial / RECORD).write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
@@ -120,31 +119,24 @@ def make_folder(
     return record
 
 
-def _write_frames(
-    source: Path, folder: Path, settings: Settings, threads: int, cancelled: Callable[[], object]
-) -> Record:
+def _write_frames(source: Path, folder: Path, settings: Settings, threads: int, called_off: threading.Event) -> Record:
     """The frames alone, counted against the file's timestamps; a frame that is repeated is encoded once."""
     video = VideoFile(source, size=settings.size, threads=threads)
     before, data = None, b""
     for number, pixels in enumerate(video.frames(fps=settings.fps), 1):
-        if cancelled():
-            raise Cancelled
+        if called_off.is_set():
+            raise CancelledError
         if number > MOST_FRAMES:
             raise InputError(f"{source}: more than {MOST_FRAMES} frames; cut it, or choose a lower --fps")
         if pixels is not before:
             before, data = pixels, _jpeg(pixels, settings.quality)
-        _write(folder / frame_path("", source.stem, number).name, data)
+        path = folder / frame_path("", source.stem, number).name
+        with naming(path):
+            path.write_bytes(data)
     written = count_files(folder)
     if written != video.num_frames:
         raise InputError(f"{source}: {written} frames in {folder}, its timestamps ask for {video.num_frames}")
-    return Record(source.name, source.stat().st_size, settings, written, video.seconds, video.problem)
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.write_bytes(data)
-    except OSError as error:  # a full disk does not name the file
-        raise OSError(error.errno, error.strerror, str(path)) from None
+    return Record(source.name, source.stat().st_size, settings, written, video.duration, video.problem)
 
 
 def _jpeg(pixels: np.ndarray, quality: int) -> bytes:

@@ -12,7 +12,7 @@ upright, and the longer side becomes `size`; a video is never enlarged, since th
         ...
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from av.buffer import Buffer
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.frame import VideoFrame
@@ -38,13 +39,6 @@ JUMP_SECONDS = 1  # a step back in time beyond this is a new start (joined files
 RESIZE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
-class Shown(NamedTuple):
-    """A decoded frame and the time, in seconds from the first frame, until which it is shown."""
-
-    frame: VideoFrame
-    until: Fraction
-
-
 class VideoFile:
     """A video file that has been opened once and found to hold a video.
 
@@ -54,10 +48,10 @@ class VideoFile:
         threads: Threads of the decoder; 0 for as many as there are processors.
 
     Attributes:
-        seconds: Duration. What the file says until `frames` has run to its end, None where it says nothing; then
-            what its timestamps say.
-        num_frames: After `frames` has run to its end: frames at its rate, whatever its stride; before, None.
-        problem: After `frames` has run to its end: what is wrong with the file, in words; None where nothing is.
+        declared_seconds: Duration that the file states; None where it states nothing.
+        duration: Once `frames` has run to its end: seconds by its timestamps.
+        num_frames: Once `frames` has run to its end: frames at its rate, whatever its stride.
+        problem: Once `frames` has run to its end: what is wrong with the file, in words; None where nothing is.
 
     Raises:
         InputError: For a file that is absent, empty, or holds no video that can be decoded.
@@ -67,10 +61,10 @@ class VideoFile:
         self.path = Path(path)
         self.size = size
         self.threads = threads
-        self.num_frames: int | None = None
+        self.duration, self.num_frames = 0.0, 0
         self.problem: str | None = None
         with self._open() as (container, stream):
-            self.seconds = _declared_seconds(container, stream)
+            self.declared_seconds = _declared_seconds(container, stream)
 
     def frames(self, *, fps: float = FPS, stride: int = 1) -> Iterator[np.ndarray]:
         """Frames 0, stride, 2 * stride... at `fps` frames a second: (H,W,3) uint8, RGB, all of one size.
@@ -85,7 +79,7 @@ class VideoFile:
         k, shape = 0, None
         with self._open() as (container, stream):
             reader = _Reader(container, stream)
-            for frame, until in _spans(reader, stream):
+            for frame, until in _spans(reader):
                 pixels = None
                 while k < until * rate:
                     if k % stride == 0:
@@ -97,7 +91,7 @@ class VideoFile:
                 end = until + _tick(stream)
             if k == 0:
                 raise InputError(f"{self.path}: no frame of it can be decoded; get the file again")
-            self.num_frames, self.seconds, self.problem = k, float(end), reader.problem()
+            self.num_frames, self.duration, self.problem = k, float(end), reader.problem()
 
     def _upright(self, frame: VideoFrame, aspect: Fraction | None, shape: tuple[int, ...] | None) -> np.ndarray:
         """The frame in RGB, upright, with square pixels, of at most the size asked for; of `shape` where given."""
@@ -134,7 +128,7 @@ class VideoFile:
         stream = container.streams.best("video")
         if name.split(",")[0] in NOT_VIDEOS or name.endswith("_pipe"):
             raise InputError(f"{self.path}: not a video (FFmpeg reads it as {name})")
-        if stream is None or stream.disposition & Disposition.attached_pic:
+        if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
             held = ", ".join(sorted({other.type for other in container.streams} - {"video"})) or "nothing"
             raise InputError(f"{self.path}: no video in it ({held} only)")
         if stream.codec_context is None:
@@ -195,42 +189,46 @@ class _Reader:
         return "; ".join(found) or None
 
 
-def _spans(frames: Iterable[VideoFrame], stream: VideoStream) -> Iterator[Shown]:
-    """Decoded frames with the time until which each is shown.
+def _spans(reader: _Reader) -> Iterator[tuple[VideoFrame, Fraction]]:
+    """Decoded frames, each with the time until which it is shown, in seconds from the first frame.
 
     A timestamp is rounded to its tick (Matroska's: 1 ms), so a frame counts as shown from half a tick earlier, and
     the last one, whose duration is rounded too, until a whole tick earlier.
     """
+    stream = reader.stream
     step = 1 / (stream.guessed_rate or stream.average_rate or Fraction(25))
     tick = _tick(stream)
     shown, shown_at = None, Fraction(0)
-    for time, frame in _times(frames, step, stream):
+    for time, frame in _times(reader, step):
         if shown is not None:
-            yield Shown(shown, time - tick / 2)
+            yield shown, time - tick / 2
         shown, shown_at = frame, time
     if shown is not None:
-        lasts = shown.duration * shown.time_base if shown.duration else step
-        yield Shown(shown, shown_at + lasts - tick)
+        yield shown, shown_at + (_in_seconds(shown.duration, shown.time_base) or step) - tick
 
 
 def _tick(stream: VideoStream) -> Fraction:
     """Seconds to which a timestamp is precise."""
-    return min(stream.time_base, COARSEST_TICK)
+    return min(stream.time_base or COARSEST_TICK, COARSEST_TICK)
 
 
-def _times(frames: Iterable[VideoFrame], step: Fraction, stream: VideoStream) -> Iterator[tuple[Fraction, VideoFrame]]:
+def _in_seconds(ticks: int | None, time_base: Fraction | None) -> Fraction | None:
+    """A number of ticks, which last `time_base` seconds; None where either is not known."""
+    return None if ticks is None or time_base is None else ticks * time_base
+
+
+def _times(reader: _Reader, step: Fraction) -> Iterator[tuple[Fraction, VideoFrame]]:
     """Frames with their times from the first one's, never falling.
 
     AVI has no presentation times: its decoding times count frames in the order in which they come out. A frame
     without a timestamp, or with one far beyond the file's end (damage), comes `step` seconds after the one before.
     """
-    latest = _declared_end(stream.container, stream)
+    latest = _declared_end(reader.container, reader.stream)
     origin, last = None, -step
-    for frame in frames:
-        stamp = frame.dts if stream.container.format.name == "avi" else frame.pts
+    for frame in reader:
+        stated = _in_seconds(frame.dts if reader.container.format.name == "avi" else frame.pts, frame.time_base)
         time = last + step
-        if stamp is not None:
-            stated = stamp * frame.time_base
+        if stated is not None:
             origin = stated if origin is None else origin
             if stated - origin < last - JUMP_SECONDS:
                 origin = stated - time
@@ -247,14 +245,14 @@ def _declared_end(container: InputContainer, stream: VideoStream) -> Fraction | 
         return None
     end = Fraction(container.duration + (container.start_time or 0), av.time_base)
     if name == "avi" and stream.guessed_rate:  # FFmpeg scales the duration of a short AVI down; its header keeps count
-        end = max(end, stream.frames / stream.guessed_rate)
+        end = max(end, Fraction(stream.frames) / stream.guessed_rate)
     return end
 
 
 def _declared_seconds(container: InputContainer, stream: VideoStream) -> float | None:
     """The duration that the file states for its video, or for the whole."""
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
+    if seconds := _in_seconds(stream.duration, stream.time_base):
+        return float(seconds)
     return container.duration / av.time_base if container.duration else None
 
 
@@ -283,7 +281,7 @@ class Orientation(NamedTuple):
         to (a x + c y, b x + d y), y downwards; the shift back into the picture is left to mirroring.
         """
         data = frame.side_data.get("DISPLAYMATRIX")
-        if data is None:
+        if not isinstance(data, Buffer):
             return cls(False, False, False)
         a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32).tolist()
         if abs(a) + abs(d) >= abs(b) + abs(c):

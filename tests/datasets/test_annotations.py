@@ -5,8 +5,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from datasets import KINDS, charades, multithumos
 from datasets.annotations import Action, load_annotations, read_class_names
+from datasets.kinds import CHARADES, KINDS, MULTITHUMOS
 
 VIDEO = {"subset": "training", "duration": 10.0, "actions": [[3, 1.0, 2.5]]}
 CSV_HEADER = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length"
@@ -49,20 +49,20 @@ def test_official_csvs_equal_json(tmp_path):
 def test_multithumos_classes_count_from_one(tmp_path):
     actions = [[1, 0.0, 1.0], [65, 1.0, 2.0]]
     path = write_json(tmp_path, {"v": {"subset": "training", "duration": 3.0, "actions": actions}})
-    read = multithumos.load(path)
+    read = MULTITHUMOS.load(path)
     assert [action.label for action in read.videos[0].actions] == [0, 64]
     assert "200 and 213" in read.report()  # what the full dataset has
     path = write_json(tmp_path, {"v": {"subset": "training", "duration": 3.0, "actions": [[0, 0.0, 1.0]]}})
     with pytest.raises(InputError, match=r"video v: class 0 is outside 1\.\.65"):
-        multithumos.load(path)
+        MULTITHUMOS.load(path)
 
 
 def test_oddities_are_counted_and_kept(tmp_path):
     actions = [[0, 1.0, 12.0], [1, 5.0, 5.0], [2, 6.0, 5.0], [3, 0.0, 10.0]]
     read = load_annotations(write_json(tmp_path, {"AAA": VIDEO | {"actions": actions}}), num_classes=4)
-    assert (read.beyond_duration, read.empty_intervals) == (1, 2)
+    assert read.oddities() == ["1 end after their video", "2 end at or before their start"]
     assert len(read.videos[0].actions) == 4
-    assert "1 end after their video, 2 not after their start" in read.report()
+    assert "1 end after their video, 2 end at or before their start" in read.report()
     assert "\n" not in read.report()
 
 
@@ -102,7 +102,7 @@ def test_oddities_are_counted_and_kept(tmp_path):
 )
 def test_errors_are_one_line_naming_file_and_video(tmp_path, text, message):
     with pytest.raises(InputError, match=message) as error:
-        charades.load(write_json(tmp_path, text))
+        CHARADES.load(write_json(tmp_path, text))
     assert "annotations.json" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -129,28 +129,28 @@ def test_whatever_the_entry_it_is_read_or_refused_in_a_line(tmp_path, entry):
 
 def test_errors_of_the_official_form(tmp_path):
     with pytest.raises(InputError, match=r"nowhere: no such annotations"):
-        charades.load(tmp_path / "nowhere")
+        CHARADES.load(tmp_path / "nowhere")
     folder = tmp_path / "official"
     write_csv(folder, "Charades_v1_train.csv", ("AAA", "c003 1.00 2.50", 10.0))
     with pytest.raises(InputError, match=r"Charades_v1_test\.csv: no such file"):
-        charades.load(folder)
+        CHARADES.load(folder)
     write_csv(folder, "Charades_v1_test.csv", ("AAA", "", 10.0))
     with pytest.raises(InputError, match=r"Charades_v1_test\.csv: video AAA is in Charades_v1_train\.csv too"):
-        charades.load(folder)
+        CHARADES.load(folder)
     write_csv(folder, "Charades_v1_test.csv", ("BBB", "", 0.0))
     with pytest.raises(InputError, match=r"video BBB: its duration is 0 s"):
-        charades.load(folder)
+        CHARADES.load(folder)
     write_csv(folder, "Charades_v1_test.csv", ("BBB", "c157 0.00 1.00", 9.0))
     with pytest.raises(InputError, match=r"video BBB: class 157 is outside"):
-        charades.load(folder)
+        CHARADES.load(folder)
 
 
 def test_class_names_stand_beside_the_annotations(tmp_path):
-    assert charades.class_names(tmp_path / "charades.json") is None
+    assert CHARADES.class_names(tmp_path / "charades.json") is None
     (tmp_path / "Charades_v1_classes.txt").write_text("c000 Holding some clothes\nc001 Putting clothes somewhere\n")
-    assert charades.class_names(tmp_path / "charades.json")[1] == "Putting clothes somewhere"
-    assert charades.class_names(tmp_path) == charades.class_names(tmp_path / "charades.json")
-    assert multithumos.class_names(tmp_path) is None
+    assert CHARADES.class_names(tmp_path / "charades.json")[1] == "Putting clothes somewhere"
+    assert CHARADES.class_names(tmp_path) == CHARADES.class_names(tmp_path / "charades.json")
+    assert MULTITHUMOS.class_names(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_classes_without_a_file_are_numbered():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"jump\n", r"names 1 classes, but --data\.num_classes is 2"),
+        (b"jump\n", r"names 1 classes where there are 2; correct the file or --data\.num_classes"),
         (b"", "names 0 classes"),
         (b"c001 run\nc000 jump\n", "'c000 jump' stands where class 2 is due"),
         (b"c000 run\nc002 jump\n", "'c002 jump' stands where class 1 is due"),
@@ -194,10 +194,11 @@ def test_class_names_that_would_mislead(tmp_path, text, message):
 
 
 def test_real_charades(annotations):
-    read = charades.load(annotations / "charades.json")
-    assert {subset: len(read.subset(subset)) for subset in charades.VIDEOS} == charades.VIDEOS
-    assert (read.empty_intervals, read.beyond_duration) == (7, 19623)
-    official = {video.id: video for video in charades.load(annotations).videos}
+    read = CHARADES.load(annotations / "charades.json")
+    assert {subset: len(read.subset(subset)) for subset in CHARADES.videos} == CHARADES.videos
+    odd = ["19623 end after their video", "5 start after their video's end", "7 end at or before their start"]
+    assert read.oddities() == odd
+    official = {video.id: video for video in CHARADES.load(annotations).videos}
     assert len(official) == len(read.videos)
     for video in read.videos:
         other = official[video.id]
@@ -206,18 +207,18 @@ def test_real_charades(annotations):
             other.duration,
             sorted(other.actions),
         )
-    assert len(charades.class_names(annotations)) == charades.NUM_CLASSES
+    assert len(CHARADES.class_names(annotations)) == CHARADES.num_classes
 
 
 def test_real_multithumos(annotations):
     read = KINDS["multithumos"].load(annotations / "multithumos.json")
-    assert {subset: len(read.subset(subset)) for subset in multithumos.VIDEOS} == multithumos.VIDEOS
+    assert {subset: len(read.subset(subset)) for subset in MULTITHUMOS.videos} == MULTITHUMOS.videos
     assert {action.label for video in read.videos for action in video.actions} == set(range(65))
 
 
 def test_a_file_may_say_what_its_first_class_is(tmp_path):
     entry = {"subset": "training", "duration": 3.0, "actions": [[0, 0.0, 1.0], [64, 1.0, 2.0]], "first_class": 0}
     path = write_json(tmp_path, {"v": entry})
-    assert [action.label for action in multithumos.load(path).videos[0].actions] == [0, 64]
+    assert [action.label for action in MULTITHUMOS.load(path).videos[0].actions] == [0, 64]
     path = write_json(tmp_path, {"v": VIDEO | {"first_class": 3}})
     assert load_annotations(path, num_classes=1).videos[0].actions[0].label == 0

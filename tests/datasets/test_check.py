@@ -9,10 +9,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from datasets import check
-from datasets.frames import frame_path
+from datasets.annotations import Action, Video
+from datasets.check import dataset as checks
+from datasets.check import training
+from datasets.check.__main__ import main
+from datasets.clips import VideoFrames, frame_labels
+from datasets.frames import Listing, frame_path
 from models.x3d import VARIANTS
 
 LENGTHS = (60, 52, 44, 40, 57, 48, 41, 60, 44, 60, 9)  # of the tiny dataset
@@ -41,7 +47,7 @@ def examine(tiny_dataset, tmp_path, capsys) -> Run:
         own = ("--data.kind", "generic", "--data.class_names", tmp_path / "names.txt", "--run.dir", tmp_path / "run")
         paths = ("--data.frames", dataset / "frames", "--data.annotations", dataset / "annotations.json")
         words = ("--config", tiny_dataset / "tiny.yaml", *own, *paths, *options)
-        status = check.main([str(word) for word in words])
+        status = main([str(word) for word in words])
         out, err = capsys.readouterr()
         assert err == ""
         return Outcome(status, out.splitlines())
@@ -210,7 +216,7 @@ def test_oddities_by_kind(examine, dataset):
     ("options", "problem"),
     [
         (("--fine.init", "absent.pt"), "absent.pt: no such checkpoint; or train from random weights with"),
-        (("--data.ground_truth", "absent.csv"), "data.ground_truth: No such file or directory (absent.csv)"),
+        (("--data.ground_truth", "absent.csv"), "data.ground_truth: absent.csv: No such file or directory"),
         (("--fine.batch_size", 8), "--fine.batch_size: 7 videos do not fill one batch of 8"),
         (("--model.bn_splits", 3), "--fine.batch_size: a batch of 2 cannot be divided among 3 equal groups"),
         (("--data.min_frames", 1000), "no usable training videos"),
@@ -258,8 +264,40 @@ def test_a_store_of_other_settings(examine, run):
 
 
 def test_a_full_disk(examine, monkeypatch):
-    monkeypatch.setattr(check, "free_bytes", lambda folder: 1000)
+    monkeypatch.setattr(training, "free_bytes", lambda folder: 1000)
     assert any("still to be written" in line for line in examine().marked("warning"))
+
+
+# --- measures ---------------------------------------------------------------------------------------------------------
+
+
+times = st.floats(-2, 12) | st.integers(-2, 12).map(float)
+
+
+@given(start=times, end=times, n=st.integers(1, 60))
+def test_an_interval_is_an_example_iff_it_labels_a_frame(start, end, n):
+    video = Video("AAA", "training", 10.0, (Action(1, start, end),))
+    labelled = bool(frame_labels(video, n, 3).any())
+    assert checks.classes_shown([VideoFrames(video, n)] * 2, 3) == ({1} if labelled else set())
+
+
+@pytest.mark.parametrize(
+    ("duration", "n", "off"),
+    [(30, 720, False), (30, 743, False), (30, 745, True), (30, 695, True), (1000, 24_200, False), (1000, 24_300, True)],
+)
+def test_frames_and_duration(duration, n, off):
+    entry = VideoFrames(Video("AAA", "training", duration, ()), n)
+    assert checks.off_duration([entry], 24.0) == [entry] * off
+
+
+def test_frame_rate_is_the_median():
+    videos = [VideoFrames(Video("AAA", "training", 10.0, ()), n) for n in (240, 250, 9)]
+    assert checks.frame_rate(videos) == 24.0
+
+
+def test_present_frames():
+    assert list(checks.present_frames(Listing(7, ((1, 2), (5, 5))))) == [3, 4, 6, 7]
+    assert list(checks.present_frames(Listing(3, ((4, 4),), "AAA-3.jpg"))) == [1, 2, 3]
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -282,7 +320,7 @@ def test_bad_input_is_one_line(tiny_dataset, capsys, monkeypatch, options, says,
     monkeypatch.setitem(sys.modules, "accimage", None)
     argv = [str(word) for word in ("--config", tiny_dataset / "tiny.yaml", *options)]
     try:
-        ended = check.main(argv)
+        ended = main(argv)
     except SystemExit as end:
         ended = end.code
     out, err = capsys.readouterr()

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from common.errors import InputError
-from datasets import charades, clips
+from datasets import clips
 from datasets.annotations import Action, Video
 from datasets.batch import collate, prepare
 from datasets.clips import (
@@ -24,6 +24,7 @@ from datasets.clips import (
 )
 from datasets.features import FeatureStore, FeatureWriter
 from datasets.frames import frame_path
+from datasets.kinds import CHARADES
 
 OPTIONS = {"num_classes": 3, "size": 16}
 
@@ -146,13 +147,13 @@ def test_window_of_features(mode, first, T, total, expected):
 
 
 def test_real_counts(annotations):
-    read = charades.load(annotations / "charades.json")
+    read = CHARADES.load(annotations / "charades.json")
     counts = {video.id: round(24 * video.duration) for video in read.videos}
     for subset, kept in (("training", 7909), ("testing", 1851)):
         found = select_videos(read.subset(subset), counts, min_frames=162)
         assert (len(found.videos), len(found.missing)) == (kept, 0)
-        assert len(found.videos) + len(found.short) == charades.VIDEOS[subset]
-        assert len(select_videos(read.subset(subset), counts, min_frames=1).videos) == charades.VIDEOS[subset]
+        assert len(found.videos) + len(found.short) == CHARADES.videos[subset]
+        assert len(select_videos(read.subset(subset), counts, min_frames=1).videos) == CHARADES.videos[subset]
 
 
 def test_missing_and_short_videos(write_video, tmp_path):
@@ -289,7 +290,7 @@ def published(golden: Path, tmp_path_factory):
 
 def test_published_clips_and_labels(golden, published):
     frames, expected = published
-    found = find_videos(charades.load(golden / "pipeline" / "charades.json").subset("testing"), frames)
+    found = find_videos(CHARADES.load(golden / "pipeline" / "charades.json").subset("testing"), frames)
     data = clips.TestVideos(found.videos, frames, num_classes=157, size=224)
     assert len(data) == 4
     for index, (video, _) in enumerate(found.videos):

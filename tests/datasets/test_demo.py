@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from configs.schema import Config
-from datasets import charades
 from datasets.clips import find_videos, frame_labels
 from datasets.demo import __main__ as demo
 from datasets.demo import scene as demo_scene
 from datasets.demo.scene import BURSTS, CLASSES, CONTEXT_CLASSES, CUES, FPS, RHYTHMS, STEADY, draw_scene
+from datasets.kinds import CHARADES
 from eval.charades_localize import read_ground_truth
 
 VIDEOS, SEED = 3, 7
@@ -54,19 +54,19 @@ def test_other_seeds_give_other_videos():
 
 
 def test_frames_lie_as_charades_does(folder):
-    annotations = charades.load(folder / "annotations.json", len(CLASSES))
-    assert annotations.beyond_duration == annotations.empty_intervals == 0
+    annotations = CHARADES.load(folder / "annotations.json", len(CLASSES))
+    assert annotations.oddities() == []
     assert [len(annotations.subset(name)) for name in ("training", "testing")] == [2, 1]
     found = find_videos(annotations.videos, folder / "frames")
     assert found.missing == []
     assert [n for _, n in found.videos] == [draw_scene(SEED, index).frames for index in range(VIDEOS)]
     assert (folder / "frames" / "demo0000" / "demo0000-000001.jpg").is_file()
-    assert charades.class_names(folder / "annotations.json") == list(CLASSES)
+    assert CHARADES.class_names(folder / "annotations.json") == list(CLASSES)
 
 
 def test_labels_of_the_files_are_the_frames_of_the_activities(folder):
     """The first frame is never labelled (0 < 0 does not hold); all others exactly."""
-    for index, video in enumerate(charades.load(folder / "annotations.json", len(CLASSES)).videos):
+    for index, video in enumerate(CHARADES.load(folder / "annotations.json", len(CLASSES)).videos):
         scene = draw_scene(SEED, index)
         labels = truth(scene)
         labels[:, 0] = False

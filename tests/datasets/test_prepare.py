@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import charades, multithumos
 from datasets.annotations import load_annotations
 from datasets.frames import count_frames, frame_path
+from datasets.kinds import CHARADES, MULTITHUMOS
 from datasets.prepare import frame_folders
 from datasets.prepare.__main__ import main
-from datasets.prepare.extraction import Outcome
 from datasets.prepare.frame_folders import RECORD, Record, sole_writer
 from tests.datasets.video_files import corners, number_of, write_video
 
@@ -155,7 +154,7 @@ def test_a_disk_that_the_json_fills_is_said_of_the_json(videos, tmp_path, capsys
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    monkeypatch.setattr("datasets.prepare.__main__.extract", lambda *args, **options: Outcome())
+    monkeypatch.setattr("datasets.prepare.__main__.extract_frames", lambda *args, **options: [])
     monkeypatch.setattr(Record, "read", lambda folder: Record("", 0, None, 1, 1.0, None))
     assert prepare(videos, "--json", tmp_path / "own.json") == 1
     assert capsys.readouterr().err == f"datasets.prepare: error: {tmp_path / 'own.json'}: No space left on device\n"
@@ -276,8 +275,8 @@ def test_multithumos_of_text_files_and_videos(videos, tmp_path, capsys):
     assert "1 annotated videos left out, without frames: video_test_0000009" in said
     assert sorted(os.listdir(tmp_path / "frames")) == ["video_test_0000004", "video_validation_0000051"]
     (tmp_path / "community.json").write_text(json.dumps(THUMOS))
-    expected = multithumos.load(tmp_path / "community.json").videos
-    read = multithumos.load(tmp_path / "new" / "multithumos.json").videos
+    expected = MULTITHUMOS.load(tmp_path / "community.json").videos
+    read = MULTITHUMOS.load(tmp_path / "new" / "multithumos.json").videos
     assert sorted(read) == sorted(expected)
     labels = {a[0] for entry in json.loads(options[-1].read_text()).values() for a in entry["actions"]}
     assert labels == {0, 1, 64}
@@ -294,7 +293,7 @@ def test_frames_made_elsewhere_tell_durations_by_their_rate(tmp_path):
     official = write_multithumos(tmp_path / "official", THUMOS)
     options = ["--annotations", official, "--frames", tmp_path / "frames", "--fps", "30", "--json", tmp_path / "j.json"]
     assert main(["multithumos", *map(str, options)]) == 0
-    durations = {video.id: video.duration for video in multithumos.load(tmp_path / "j.json").videos}
+    durations = {video.id: video.duration for video in MULTITHUMOS.load(tmp_path / "j.json").videos}
     assert durations == {"video_validation_0000051": 1.0, "video_test_0000004": 2.0}
 
 
@@ -320,7 +319,7 @@ def test_the_real_annotations(annotations, tmp_path):
     output = tmp_path / "official.json"
     options = ["--annotations", official, "--frames", frames, "--json", output]
     assert main(["multithumos", *map(str, options)]) == 0
-    read, original = (multithumos.load(path).videos for path in (output, annotations / "multithumos.json"))
+    read, original = (MULTITHUMOS.load(path).videos for path in (output, annotations / "multithumos.json"))
     assert {(video.id, video.subset): sorted(video.actions) for video in read} == {
         (video.id, video.subset): sorted(video.actions) for video in original
     }
@@ -341,7 +340,7 @@ def test_charades_of_csvs(videos, tmp_path, capsys):
     assert prepare(videos, "--annotations", official, "--json", output, kind="charades") == 0
     assert os.listdir(tmp_path / "frames") == ["a"]  # b is not annotated
     assert "1 annotated videos have no file: c" in capsys.readouterr().out
-    assert charades.load(output).videos == charades.load(official).videos
+    assert CHARADES.load(output).videos == CHARADES.load(official).videos
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -355,7 +354,7 @@ def text_files(tmp_path: Path, *, without: str = "", line: str = "video_test_000
     return folder
 
 
-MULTITHUMOS = {
+BAD_TEXT_FILES = {
     "no class list": ({"without": "class_list.txt"}, "class_list.txt: no such file; give --annotations"),
     "no file of a class": ({"without": "annotations/Class9.txt"}, "Class9.txt: no such file, but class_list.txt names"),
     "two fields": ({"line": "video_test_0000004 1"}, "line 1: 'video_test_0000004 1' is not of the form"),
@@ -366,9 +365,9 @@ MULTITHUMOS = {
 }
 
 
-@pytest.mark.parametrize("case", MULTITHUMOS)
+@pytest.mark.parametrize("case", BAD_TEXT_FILES)
 def test_bad_text_files(tmp_path, capsys, case):
-    options, reason = MULTITHUMOS[case]
+    options, reason = BAD_TEXT_FILES[case]
     folder = text_files(tmp_path, **options)
     assert main(["multithumos", "--annotations", str(folder), "--json", str(tmp_path / "m.json")]) == 1
     said = capsys.readouterr().err
@@ -415,19 +414,25 @@ BAD = {
     "no annotations": (["charades", "--annotations", "gone", "--json", "new.json"], 1, "; give --annotations"),
     "no JSON": (["multithumos", "--annotations", "v.mp4", "--json", "new.json"], 1, "; give --annotations the"),
     "no CSV": (["charades", "--annotations", "none", "--json", "new.json"], 1, "no such file; --annotations"),
-    "no classes": (["charades", "--annotations", "c.json", "--json", "new.json"], 1, "outside 0..156; correct it\n"),
+    "no classes": (["charades", "--annotations", "c.json", "--json", "new.json"], 1, "class 157 is outside 0..156\n"),
     "class names": (["charades", "--annotations", "run.json", "--json", "new.json"], 1, "whole numbers from 0\n"),
     "no videos given": (["videos", "--frames", "new"], 2, "give --videos and --frames"),
     "no frames given": (["charades", "--videos", "v.mp4"], 2, "--videos needs --frames"),
     "no source of JSON": (["charades", "--json", "new.json"], 2, "--json needs --annotations"),
     "official own videos": (["videos", "--videos", "v.mp4", "--frames", "new", "--annotations", "m.json"], 2, "own"),
     "nothing": (["charades"], 2, "nothing to do"),
-    "rate": (["videos", "--videos", "v.mp4", "--frames", "new", "--fps", "0"], 2, "--fps 0: from 0.01 to 1000"),
-    "size": (["videos", "--videos", "v.mp4", "--frames", "new", "--size", "-1"], 2, "--size -1: at least 32"),
-    "too small": (["videos", "--videos", "v.mp4", "--frames", "new", "--size", "31"], 2, "--size 31: at least 32"),
-    "quality": (["videos", "--videos", "v.mp4", "--frames", "new", "--quality", "100"], 2, "--quality 100: 1 to 95"),
-    "workers": (["videos", "--videos", "v.mp4", "--frames", "new", "--workers", "0"], 2, "--workers 0: at least 1"),
 }  # fmt: skip
+OUT_OF_BOUNDS = {
+    ("--fps", "0"): "a number from 0.01 to 1000",
+    ("--size", "-1"): "0 or a whole number of at least 32",
+    ("--size", "31"): "0 or a whole number of at least 32",
+    ("--quality", "100"): "a whole number from 1 to 95",
+    ("--workers", "0"): "a whole number of at least 1",
+}
+BAD |= {
+    " ".join(option): (["videos", "--videos", "v.mp4", "--frames", "new", *option], 2, f"{option[1]!r} is not {rule}")
+    for option, rule in OUT_OF_BOUNDS.items()
+}
 
 
 def exit_status(command: list[str]) -> int | str | None:

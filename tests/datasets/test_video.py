@@ -50,11 +50,11 @@ def test_a_variable_rate_gives_the_frame_shown_at_each_moment(tmp_path, suffix, 
     path = write_video(tmp_path / f"v{suffix}", stamps, tick=tick, last=last, b_frames=suffix != ".mp4")
     video = VideoFile(path)
     got = numbers(video, fps=fps)
-    end = (stamps[-1] + last) * tick if suffix != ".ts" else Fraction(video.seconds)  # TS keeps no duration
+    end = (stamps[-1] + last) * tick if suffix != ".ts" else Fraction(video.duration)  # TS keeps no duration
     moments = [k / rate for k in range(math.ceil((end - 2 * tick) * rate))]
     assert got == [max(i for i, stamp in enumerate(stamps) if stamp * tick <= moment) for moment in moments]
     assert video.num_frames == len(got)
-    assert video.seconds == pytest.approx(float(end), abs=float(tick))
+    assert video.duration == pytest.approx(float(end), abs=float(tick))
     assert video.problem is None
 
 
@@ -63,7 +63,7 @@ def test_24_a_second_come_out_one_by_one(tmp_path, suffix):
     """Timestamps in milliseconds, none at all, or from 1.4 s on: all the same."""
     video = VideoFile(write_video(tmp_path / f"v{suffix}", 50))
     assert numbers(video) == list(range(50))
-    assert video.seconds == pytest.approx(50 / 24, abs=0.002)
+    assert video.duration == pytest.approx(50 / 24, abs=0.002)
     assert video.problem is None
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from configs.cli import load as load_config
-from datasets.charades import load
 from datasets.clips import find_videos, frame_labels
 from datasets.demo import __main__ as demo
 from datasets.demo.scene import CLASSES, CONTEXT_CLASSES
+from datasets.kinds import CHARADES
 from eval.charades_localize import read_ground_truth
 from eval.detection import DetectionEvaluator
 from tools import demo_summary
@@ -36,7 +36,7 @@ def run(data, tmp_path) -> Path:
 
 def labelled_videos(data: Path):
     """(video, its frames, its labels (n,C)) of the test videos."""
-    videos = load(data / "annotations.json", len(CLASSES)).subset("testing")
+    videos = CHARADES.load(data / "annotations.json", len(CLASSES)).subset("testing")
     for video, n in find_videos(videos, data / "frames").videos:
         yield video.id, n, frame_labels(video, n, len(CLASSES)).numpy().T
 

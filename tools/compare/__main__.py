@@ -21,8 +21,7 @@ from jsonargparse.typing import restricted_number_type
 from common.arguments import COUNT, WHOLE, Parser, check_outputs, exit_status, typed
 from common.errors import InputError
 from datasets.annotations import load_annotations, read_class_names
-from datasets.charades import CLASS_FILE
-from datasets.charades import class_names as names_beside
+from datasets.kinds import CHARADES, CLASS_FILE
 from eval.bootstrap import LEVEL
 from eval.charades_localize import Truth, read_ground_truth
 from tools.compare import figure as compare_figure
@@ -58,7 +57,7 @@ def name_classes(given: Path | None, ground_truth: Path, num_classes: int) -> li
         except InputError as error:
             raise InputError(f"{str(error).partition(';')[0].partition(', but')[0]}; --class_names is a text file with "
                              f"a name for each of the {num_classes} classes") from None  # fmt: skip
-    found = names_beside(ground_truth)
+    found = CHARADES.class_names(ground_truth)
     return found if found and len(found) == num_classes else [f"class {c}" for c in range(num_classes)]
 
 

@@ -1,0 +1,1 @@
+"""Whether a dataset is as its configuration says, before a training."""
