@@ -10,13 +10,12 @@ checkpoint of these scripts does not say of itself, as a published one, comes fr
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, restricted_number_type
-from torch import Tensor
 
 from common.arguments import COUNT, NOT_NEGATIVE, WHOLE, Parser, typed
 from common.errors import InputError
@@ -29,7 +28,7 @@ from configs.schema import Config, Eval
 from datasets.annotations import read_class_names
 from datasets.assembly import class_names, input_size
 from datasets.clips import video_frames
-from datasets.frames import count_frames, get_decoder, read_frames
+from datasets.frames import count_frames, decode_frames, get_decoder
 from datasets.prepare.video import FPS, VideoFile
 from engine.launch import run_script, start
 from engine.networks import read_ours
@@ -198,17 +197,12 @@ def read_video(video: Path, clip: ClipFile, *, stride: int, fps: float) -> tuple
                 f"{video}: no frames in it, as {video.name}-000001.jpg; for the video files in it give {video}/*"
             )
         numbers = video_frames(n, stride)
-        decode = get_decoder()
-        clip.fill(image for k in numbers for image in read_frames(video.parent, video.name, [k], decode))
+        clip.fill(decode_frames(video.parent, video.name, numbers, get_decoder()))
         return n, None
     file = VideoFile(video)
-    clip.fill(upright(progress(file.frames(fps=fps, stride=stride), expected(file, fps, stride), "Decoding")))
+    frames = progress(file.frames(fps=fps, stride=stride), expected(file, fps, stride), "Decoding")
+    clip.fill(map(torch.from_numpy, frames))
     return file.num_frames, file.problem
-
-
-def upright(frames: Iterable[np.ndarray]) -> Iterator[Tensor]:
-    """(H,W,3) arrays as (3,H,W) tensors."""
-    return (torch.from_numpy(frame).permute(2, 0, 1) for frame in frames)
 
 
 def expected(file: VideoFile, fps: float, stride: int) -> int:

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from math import ceil, floor
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import InputError
-from datasets.annotations import Annotations, Video
-from datasets.clips import VideoFrames
+from datasets.annotations import Annotations
+from datasets.clips import VideoFrames, positive_columns
 from datasets.frames import Decoder, Listing, decode_frames
 
 OFF_BY_SECONDS = 1.0  # how far frames may be from the duration, or
@@ -29,19 +28,11 @@ def oddities(annotations: Annotations) -> dict[str, int]:
     return {kind: count for kind, count in counts.items() if count}
 
 
-def labels_a_frame(video: Video, n: int, start: float, end: float) -> bool:
-    """Whether an interval of a video with n frames makes any of them positive: start < k * duration / n < end."""
-    per_second = n / video.duration
-    first = max(floor(start * per_second) + 1, 0)
-    last = min(ceil(end * per_second) - 1, n - 1)
-    return first <= last
-
-
 def videos_by_class(videos: Iterable[VideoFrames], num_classes: int) -> np.ndarray:
     """How many videos have a positive frame of each class (C,)."""
     counts = np.zeros(num_classes, int)
     for video, n in videos:
-        present = {label for label, start, end in video.actions if labels_a_frame(video, n, start, end)}
+        present = {label for label, start, end in video.actions if positive_columns(start, end, video.duration, n)}
         counts[list(present)] += 1
     return counts
 
