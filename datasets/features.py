@@ -170,9 +170,7 @@ class FeatureWriter:
             shapes = {layer: (frames or len(x), *x.shape[1:]) for layer, x in stored.items()}
             self._unfinished[video] = SafetensorsWriter(_features_path(self.folder, video), shapes, self.dtype)
         file = self._unfinished[video]
-        file.append(stored)
-        if file.complete:
-            file.finish()
+        if file.append(stored):
             del self._unfinished[video]
             self._enter(video, file.total, file_sha256(file.path))
 

@@ -39,13 +39,8 @@ class SafetensorsWriter:
             self.file.write(len(text).to_bytes(8, "little") + text)
             self.opened = opened.pop_all()
 
-    @property
-    def complete(self) -> bool:
-        """Whether all frames have been written."""
-        return self.frames == self.total
-
-    def append(self, tensors: Mapping[str, Tensor]) -> None:
-        """The next frames {name: (t,...)}, contiguous on the CPU."""
+    def append(self, tensors: Mapping[str, Tensor]) -> bool:
+        """The next frames {name: (t,...)}, contiguous on the CPU; with the last ones the file gets its name (True)."""
         (t,) = {len(x) for x in tensors.values()}
         with naming(self.path):
             for name, shape in self.shapes.items():
@@ -55,12 +50,11 @@ class SafetensorsWriter:
                 self.file.seek(self.places[name] + self.frames * math.prod(shape[1:]) * self.dtype.itemsize)
                 self.file.write(x.numpy().data)
         self.frames += t
-
-    def finish(self) -> None:
-        """Give the complete file its name."""
-        self.opened.close()
+        if self.frames == self.total:
+            self.opened.close()
+        return self.frames == self.total
 
     def drop(self) -> None:
-        """Remove what has been written; what the full disk that kept it from being complete says has been said."""
+        """Remove what has been written of an incomplete file, also where a full disk keeps it from being closed."""
         with suppress(EOFError, OSError), self.opened:
             raise EOFError  # an error keeps the file from getting its name
