@@ -12,10 +12,10 @@ from common.errors import InputError
 from common.files import writable
 from common.progress import progress
 from configs.cli import Command, parse
-from datasets.assembly import find, input_size, read_annotations, video_loader
+from datasets.assembly import input_size, read_annotations, usable_videos, video_loader
 from datasets.batch import Batch, prepare
-from datasets.clips import Found, video_length
-from datasets.features import FeatureWriter, file_sha256
+from datasets.clips import video_length
+from datasets.features import FeatureWriter, Settings, file_sha256
 from datasets.windows import Joins
 from engine import distributed
 from engine.launch import run_script, start
@@ -37,42 +37,44 @@ def extract(command: Command) -> None:
     checkpoint, stride = config.features_checkpoint, config.data.stride
     if not checkpoint.is_file():
         raise InputError(f"{checkpoint}: no such checkpoint; run train_fine.py first, or set --features.checkpoint")
-    found = find(config, list(read_annotations(config).videos), "Videos")
+    videos = usable_videos(config, list(read_annotations(config).videos), "Videos")
     net = build_fine(config)
     load_weights(net, checkpoint, complete=True)
     net = prepare_for_inference(net.to(device))
-    with FeatureWriter(
-        writable(config.features_dir, "--features.dir"),
-        checkpoint=checkpoint,
-        checkpoint_sha256=file_sha256(checkpoint),
-        stride=stride,
-        size=input_size(config),
-        dtype=config.features.dtype,
-        window=config.eval.window,
-        overlap=config.eval.common_frames,
-    ) as writer:
-        share = found.videos[distributed.rank() :: distributed.size()]
+    settings: Settings = {
+        "checkpoint": str(checkpoint),
+        "checkpoint_sha256": file_sha256(checkpoint),
+        "stride": stride,
+        "crop": input_size(config),
+        "dtype": config.features.dtype,
+    }
+    if config.eval.window is not None:
+        settings |= {"window": config.eval.window, "overlap": config.eval.common_frames}
+    with FeatureWriter(writable(config.features_dir, "--features.dir"), settings) as writer:
+        share = videos[distributed.rank() :: distributed.size()]
         checked = progress(share, len(share), "Looking for features that are there already")
-        left = [entry for entry in checked if not writer.is_complete(entry.video.id, video_length(entry.n, stride))]
+        left = [
+            entry
+            for entry in checked
+            if not writer.is_complete(entry.video.id, video_length(entry.n, stride), verify=config.features.verify)
+        ]
         left = [entry for part in distributed.gather(left) for entry in part]
-        print(f"{config.features_dir}: {len(found.videos) - len(left)} videos complete, {len(left)} to extract")
+        print(f"{config.features_dir}: {len(videos) - len(left)} videos complete, {len(left)} to extract")
         place = {"rank": distributed.rank(), "processes": distributed.size()}
-        loader, joins = video_loader(config, Found(left, [], []), device, **place), Joins()
+        loader, joins = video_loader(config, left, device, **place), Joins()
         for batch in progress(loader, len(loader), "Extracting"):
             batch = prepare(batch, device)
             store(writer, joins, batch, net.features(batch["clip"]))
     skipped = sum(distributed.gather(len(loader.skipped)))
-    print(f"{config.features_dir}: features of {len(found.videos) - skipped} videos")
+    print(f"{config.features_dir}: features of {len(videos) - skipped} videos")
 
 
 def store(writer: FeatureWriter, joins: Joins, batch: Batch, features: dict[str, Tensor]) -> None:
     """Store the features {level: (B,C,T,7,7)} of whole videos; of windows, what no later window changes."""
     for i, (video, part) in enumerate(zip(batch["videos"], batch["parts"], strict=True)):
         own = {level: f[i] for level, f in features.items()}
-        if len(part.windows) == 1:
-            writer.write(video, own)
-        elif final := joins.add(video, part, own):
-            writer.append(video, final, frames=part.windows[-1].stop)
+        if final := joins.add(video, part, own):
+            writer.write(video, final, frames=part.windows[-1].stop)
 
 
 if __name__ == "__main__":

@@ -208,6 +208,8 @@ class Features:
     """Fine stream that extracts, ours or a published one; null: stage 1's best.pt of this run"""
     dtype: Literal["float16", "float32"] = "float16"
     """precision in which features are stored"""
+    verify: bool = False
+    """hash every finished file again when an extraction is resumed"""
 
 
 @dataclass(kw_only=True)

@@ -4,16 +4,15 @@ The only file of this package that sees a configuration; the rank of this proces
 """
 
 import sys
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch.utils.data import DataLoader
 
 from common.errors import InputError
 from configs.schema import Config, Stage
 from datasets.annotations import Annotations, Video, read_class_names
-from datasets.batch import EpochBatches, equal_length_batches, make_loader, window_batches
-from datasets.clips import MISSING_LIMIT, Found, TestVideos, TrainClips, VideoFrames, find_videos, video_length
+from datasets.batch import EpochBatches, Loader, evaluation_batches
+from datasets.clips import MISSING_LIMIT, TestVideos, TrainClips, VideoFrames, find_videos, video_length
 from datasets.features import FeatureStore, file_sha256
 from datasets.frames import Listing, get_decoder
 from datasets.index import list_with_index
@@ -27,6 +26,7 @@ def input_size(config: Config) -> int:
 
 
 def read_annotations(config: Config) -> Annotations:
+    """The dataset's annotations; says what they hold."""
     data = config.data
     annotations = KINDS[data.kind].load(data.annotations, data.num_classes)
     print(annotations.report())
@@ -43,7 +43,7 @@ def class_names(config: Config) -> list[str]:
     return read_class_names(data.class_names, data.num_classes)
 
 
-def find(config: Config, videos: list[Video], what: str, *, min_frames: int = 1) -> Found:
+def usable_videos(config: Config, videos: list[Video], what: str, *, min_frames: int = 1) -> list[VideoFrames]:
     """Those of the listed videos that have frames; says what is left out."""
     if not videos:
         raise InputError(f"{config.data.annotations}: lists no {what.lower()}")
@@ -58,10 +58,10 @@ def find(config: Config, videos: list[Video], what: str, *, min_frames: int = 1)
     print(f"{what}: {found.report()}")
     if not found.videos:
         raise InputError(f"no usable {what.lower()}; check --data.annotations, --data.frames and --data.min_frames")
-    return found
+    return found.videos
 
 
-def frame_listings(config: Config, videos: list[Video]) -> dict[str, Listing]:
+def frame_listings(config: Config, videos: Sequence[Video]) -> dict[str, Listing]:
     """What the videos' folders hold; those that have not changed since the last start are not listed again."""
     return list_with_index(config.data.frames, [video.id for video in videos], spare=config.run_dir)
 
@@ -83,40 +83,16 @@ def open_features(config: Config) -> FeatureStore | None:
     return store
 
 
-def with_features(config: Config, found: Found, store: FeatureStore | None) -> list[VideoFrames]:
+def without_skipped(config: Config, videos: list[VideoFrames], store: FeatureStore | None) -> list[VideoFrames]:
     """The videos; where unreadable ones may be skipped, without those that stage 2 has skipped."""
     if store is None or config.data.on_bad_sample == "error":
-        return found.videos
-    lacking = store.missing([video.id for video, _ in found.videos])
-    if len(lacking) > max(1, int(MISSING_LIMIT * len(found.videos))):
-        return found.videos  # not a few: the datasets refuse them
+        return videos
+    lacking = store.missing([video.id for video, _ in videos])
+    if len(lacking) > max(1, int(MISSING_LIMIT * len(videos))):
+        return videos  # not a few: the datasets refuse them
     for video in lacking:
-        complain(f"{store.folder}: no features of video {video}; skipped")
-    return [entry for entry in found.videos if entry.video.id not in lacking]
-
-
-def dataset_options(config: Config, store: FeatureStore | None = None, *, fine_clips: bool = False) -> dict[str, Any]:
-    data = config.data
-    return {
-        "num_classes": data.num_classes,
-        "size": input_size(config),
-        "stride": data.stride,
-        "decode": get_decoder(data.image_backend),
-        "store": store,
-        "fine_frames": data.fine_frames,
-        "fine_window": data.fine_window,
-        "fine_clips": fine_clips,
-        "skip_unreadable": data.on_bad_sample == "skip",
-    }
-
-
-def loader_options(config: Config, device: torch.device) -> dict[str, Any]:
-    return {"workers": config.data.workers, "pin_memory": device.type == "cuda", "report": complain}
-
-
-def complain(line: str) -> None:
-    """A line on stderr, where that of any process is seen."""
-    print(line, file=sys.stderr, flush=True)
+        print(f"{store.folder}: no features of video {video}; skipped", file=sys.stderr, flush=True)
+    return [entry for entry in videos if entry.video.id not in lacking]
 
 
 def train_loader(
@@ -129,11 +105,38 @@ def train_loader(
     fine_clips: bool = False,
     rank: int = 0,
     processes: int = 1,
-) -> DataLoader:
+) -> Loader[EpochBatches]:
     """Random clips of the training videos, in an order that the seed fixes; see `TrainClips`."""
-    name = type(stage).__name__.lower()
+    data = config.data
+    parts = parts_of_a_batch(config, stage, processes)
+    videos = usable_videos(config, annotations.subset("training"), "Training videos", min_frames=data.min_frames)
+    check_last_batch(config, stage, len(videos), parts)
+    clips = TrainClips(
+        without_skipped(config, videos, store),
+        data.frames,
+        seed=config.run.seed,
+        clip_span=data.clip_span,
+        num_classes=data.num_classes,
+        size=input_size(config),
+        stride=data.stride,
+        decode=get_decoder(data.image_backend),
+        store=store,
+        fine_frames=data.fine_frames,
+        fine_window=data.fine_window,
+        fine_clips=fine_clips,
+        skip_unreadable=data.on_bad_sample == "skip",
+    )
+    batches = EpochBatches(
+        len(clips), stage.batch_size, seed=config.run.seed, drop_last=stage.drop_last, rank=rank, processes=processes
+    )
+    return Loader(clips, batches, workers=data.workers, pin_memory=device.type == "cuda")
+
+
+def parts_of_a_batch(config: Config, stage: Stage, processes: int) -> int:
+    """Into how many equal parts a training batch is divided; an error where it cannot be."""
     parts = processes * stage.accumulate * config.model.bn_splits
     if stage.batch_size % parts:
+        name = type(stage).__name__.lower()
         factors = {
             "processes": processes,
             f"parts (--{name}.accumulate)": stage.accumulate,
@@ -145,54 +148,52 @@ def train_loader(
         raise InputError(
             f"--{name}.batch_size: a batch of {stage.batch_size} cannot be divided among {among}; nearest: {nearest}"
         )
-    found = find(config, annotations.subset("training"), "Training videos", min_frames=config.data.min_frames)
-    incomplete = 0 if stage.drop_last else len(found.videos) % stage.batch_size
+    return parts
+
+
+def check_last_batch(config: Config, stage: Stage, videos: int, parts: int) -> None:
+    """An error where an epoch has no whole batch, or ends with one that cannot be divided as the others."""
+    name = type(stage).__name__.lower()
+    if stage.drop_last and videos < stage.batch_size:
+        raise InputError(
+            f"--{name}.batch_size: {videos} videos do not fill one batch of {stage.batch_size}; "
+            f"lower it, or keep incomplete batches with --{name}.drop_last false"
+        )
+    incomplete = 0 if stage.drop_last else videos % stage.batch_size
     if config.model.bn_splits > 1 and incomplete % parts:
         raise InputError(
             f"the last batch of an epoch has {incomplete} of {stage.batch_size} clips, which --model.bn_splits "
             f"{config.model.bn_splits} cannot divide; leave it out with --{name}.drop_last true"
         )
-    clips = TrainClips(
-        with_features(config, found, store),
-        config.data.frames,
-        seed=config.run.seed,
-        clip_span=config.data.clip_span,
-        **dataset_options(config, store, fine_clips=fine_clips),
-    )
-    try:
-        batches = EpochBatches(
-            len(clips),
-            stage.batch_size,
-            seed=config.run.seed,
-            drop_last=stage.drop_last,
-            rank=rank,
-            world_size=processes,
-        )
-    except InputError as error:
-        raise InputError(f"--{name}.batch_size: {error}") from None
-    return make_loader(clips, batches, **loader_options(config, device))
 
 
 def video_loader(
     config: Config,
-    found: Found,
+    videos: list[VideoFrames],
     device: torch.device,
     store: FeatureStore | None = None,
     *,
     fine_clips: bool = False,
     rank: int = 0,
     processes: int = 1,
-) -> DataLoader:
+) -> Loader[Sequence[list[tuple[int, ...]]]]:
     """Videos in the test view, this process's share; those of one length, or one's windows, may share a batch."""
-    evaluation = config.eval
-    videos = TestVideos(
-        with_features(config, found, store),
-        config.data.frames,
+    data, evaluation = config.data, config.eval
+    tested = TestVideos(
+        without_skipped(config, videos, store),
+        data.frames,
         window=evaluation.window,
         overlap=evaluation.common_frames,
-        **dataset_options(config, store, fine_clips=fine_clips),
+        num_classes=data.num_classes,
+        size=input_size(config),
+        stride=data.stride,
+        decode=get_decoder(data.image_backend),
+        store=store,
+        fine_frames=data.fine_frames,
+        fine_window=data.fine_window,
+        fine_clips=fine_clips,
+        skip_unreadable=data.on_bad_sample == "skip",
     )
-    lengths = [(video_length(n, config.data.stride), min(n, config.data.stride)) for _, n in videos.videos]
-    share = equal_length_batches(lengths, evaluation.batch_size)[rank::processes]
-    batches = window_batches(share, videos.windows, evaluation.batch_size)
-    return make_loader(videos, batches, **loader_options(config, device))
+    lengths = [(video_length(n, data.stride), min(n, data.stride)) for _, n in tested.videos]
+    batches = evaluation_batches(lengths, tested.windows, evaluation.batch_size, rank=rank, processes=processes)
+    return Loader(tested, batches, workers=data.workers, pin_memory=device.type == "cuda")

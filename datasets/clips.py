@@ -5,11 +5,12 @@ Numbers in this file: video frames are 1-based as their files; `n` is a video's 
 Label column k (from 0) stands for video frame k + 1.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, NotRequired, TypedDict
+from typing import Literal, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -21,11 +22,11 @@ from datasets.annotations import Video
 from datasets.features import FeatureStore
 from datasets.frames import Decoder, Listing, get_decoder, list_all_frames, read_frames, usable_frames
 from datasets.transforms import View, augmented_view, centred_view, render
-from datasets.windows import Part, split
+from datasets.windows import Part, Window, split
 
 FIRST_FRAMES = 10  # a video too short to choose from still starts at one of its first ten frames
 MISSING_LIMIT = 0.01  # more than this share of videos without frames is a mistake, not a few failed downloads
-FINE_WINDOWS = ("first", "centred")
+FineWindow = Literal["first", "centred"]
 
 
 class Skipped(NamedTuple):
@@ -36,19 +37,18 @@ class Skipped(NamedTuple):
 
 
 class Sample(TypedDict):
-    """One clip before collation; of a test video that is skipped, `skipped` alone."""
+    """One clip before collation."""
 
     video: str
-    clip: Tensor  # (3,T,H,W) uint8
+    clip: Tensor  # (T,H,W,3) uint8
     labels: Tensor  # (C,L) float32, 0 or 1
     num_frames: int  # n
-    duration: float  # seconds
     fine_features: NotRequired[dict[str, Tensor]]  # {layer: (C,T',7,7)}
-    fine_clip: NotRequired[Tensor]  # (3,T',H,W) uint8: the frames that fine features would be of
+    fine_clip: NotRequired[Tensor]  # (T',H,W,3) uint8: the frames that fine features would be of
     fine_labels: NotRequired[Tensor]  # (C,L') float32, of fine_clip
     start: NotRequired[int]  # the clip's first frame on the axis of fine_features or fine_clip
     part: NotRequired[Part]  # of a test video: the window that the clip is
-    skipped: NotRequired[list[Skipped]]  # videos that could not be read, in whose place this one is
+    skipped: NotRequired[list[Skipped]]  # of training: videos that could not be read, in whose place this one is
 
 
 # --- which frames -----------------------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ def video_length(n: int, stride: int) -> int:
     return max(1, n // stride)
 
 
-def place_window(first: int, T: int, total: int, *, length: int, mode: str) -> tuple[int, int]:
+def place_window(first: int, T: int, total: int, *, length: int, mode: FineWindow) -> tuple[int, int]:
     """First feature frame that a clip gets to see, and the clip's first frame relative to it.
 
     Args:
@@ -93,16 +93,25 @@ def place_window(first: int, T: int, total: int, *, length: int, mode: str) -> t
 # --- labels -----------------------------------------------------------------------------------------------------------
 
 
+def positive_columns(start: float, end: float, duration: float, n: int) -> range:
+    """The columns k of 0..n-1 with start < k * duration / n < end, both strict; all times in seconds."""
+
+    def time(k: int) -> float:
+        return k * duration / n
+
+    return range(bisect_right(range(n), start, key=time), bisect_left(range(n), end, key=time))
+
+
 def frame_labels(video: Video, n: int, num_classes: int, start: int = 0, stop: int | None = None) -> Tensor:
     """Labels (C, stop-start) float32 of label columns start..stop-1 of a video with n frames (by default all n).
 
-    Column k is 1 for a class iff an action of it has start < k * duration / n < end, both strict.
+    A column is 1 for a class iff it is among the `positive_columns` of an action of it.
     """
-    times = np.arange(start, n if stop is None else stop) * video.duration / n
-    labels = np.zeros((num_classes, len(times)), np.float32)
+    labels = torch.zeros(num_classes, (n if stop is None else stop) - start)
     for label, begin, end in video.actions:
-        labels[label, np.searchsorted(times, begin, "right") : np.searchsorted(times, end, "left")] = 1
-    return torch.from_numpy(labels)
+        columns = positive_columns(begin, end, video.duration, n)
+        labels[label, max(columns.start - start, 0) : max(columns.stop - start, 0)] = 1
+    return labels
 
 
 # --- which videos -----------------------------------------------------------------------------------------------------
@@ -154,78 +163,58 @@ def find_videos(
     """
     ids = [video.id for video in videos]
     listings = list_all_frames(frames, ids) if listings is None else listings
-    counts = {video: usable_frames(frames, video, listings[video], allow_gaps=allow_gaps) for video in ids}
-    found = select_videos(videos, counts, min_frames)
-    missing = found.missing
-    if len(missing) > MISSING_LIMIT * len(videos) and not allow_missing:
-        shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
+    counts = [usable_frames(frames, video, listings[video], allow_gaps=allow_gaps) for video in ids]
+    present = [VideoFrames(video, n) for video, n in zip(videos, counts, strict=True) if n]
+    found = Found(
+        videos=[entry for entry in present if entry.n >= min_frames],
+        missing=[video for video, n in zip(ids, counts, strict=True) if not n],
+        short=[video.id for video, n in present if n < min_frames],
+    )
+    if len(found.missing) > MISSING_LIMIT * len(videos) and not allow_missing:
+        shown = ", ".join(found.missing[:10]) + (", ..." if len(found.missing) > 10 else "")
         raise InputError(
-            f"{frames}: {len(missing)} of {len(videos)} videos have no frames: {shown}; "
+            f"{frames}: {len(found.missing)} of {len(videos)} videos have no frames: {shown}; "
             "correct --data.frames, or go without them by --data.allow_missing true"
         )
     return found
 
 
-def select_videos(videos: Sequence[Video], counts: Mapping[str, int], min_frames: int) -> Found:
-    """Sort videos by their numbers of frames {id: n} into those to use, without frames, and below `min_frames`."""
-    present = [VideoFrames(video, counts[video.id]) for video in videos if counts[video.id]]
-    return Found(
-        videos=[entry for entry in present if entry.n >= min_frames],
-        missing=[video.id for video in videos if not counts[video.id]],
-        short=[video.id for video, n in present if n < min_frames],
-    )
-
-
 # --- samples ----------------------------------------------------------------------------------------------------------
 
 
-class _VideoDataset(Dataset):
-    """What training clips and test videos have in common; indexed by (epoch, index)."""
+@dataclass(kw_only=True, eq=False)
+class _VideoDataset(Dataset[Sample | Skipped]):
+    """What training clips and test videos have in common; indexed by (epoch, index).
 
-    def __init__(
-        self,
-        videos: Sequence[VideoFrames],
-        frames: str | Path,
-        *,
-        num_classes: int,
-        size: int,
-        stride: int = 10,
-        decode: Decoder | None = None,
-        store: FeatureStore | None = None,
-        fine_frames: int = 128,
-        fine_window: str = "first",
-        fine_clips: bool = False,
-        skip_unreadable: bool = False,
-    ):
-        """
-        Args:
-            videos: Videos and their numbers of frames, from `find_videos`.
-            frames: The folder with one folder of frames per video.
-            num_classes: C.
-            size: Pixels of the square that the network sees.
-            stride: Video frames between clip frames.
-            decode: JPEG decoder; None for the fastest.
-            store: Features of the Fine stream, added to every sample; must have all the videos.
-            fine_frames: Feature frames of a sample at most.
-            fine_window: "first" or "centred"; see `place_window`.
-            fine_clips: In place of stored features, every sample has the frames that they would be of, in its own view.
-            skip_unreadable: A video that cannot be read is reported in its sample; otherwise it is an error.
-        """
-        if fine_window not in FINE_WINDOWS:
-            raise InputError(f"--data.fine_window {fine_window}: choose one of {', '.join(FINE_WINDOWS)}")
-        if store is not None:
-            store.require({video.id: video_length(n, stride) for video, n in videos})
-        self.videos = list(videos)
-        self.frames = Path(frames)
-        self.num_classes = num_classes
-        self.size = size
-        self.stride = stride
-        self.decode = decode or get_decoder()
-        self.store = store
-        self.fine_frames = fine_frames
-        self.fine_window = fine_window
-        self.fine_clips = fine_clips
-        self.skip_unreadable = skip_unreadable
+    Attributes:
+        videos: Videos and their numbers of frames, from `find_videos`.
+        frames: The folder with one folder of frames per video.
+        num_classes: C.
+        size: Pixels of the square that the network sees.
+        stride: Video frames between clip frames.
+        decode: JPEG decoder; by default the fastest.
+        store: Features of the Fine stream, added to every sample; must have all the videos.
+        fine_frames: Feature frames of a sample at most.
+        fine_window: See `place_window`.
+        fine_clips: In place of stored features, every sample has the frames that they would be of, in its own view.
+        skip_unreadable: A video that cannot be read is reported in its place; otherwise it is an error.
+    """
+
+    videos: Sequence[VideoFrames] = field(kw_only=False)
+    frames: str | Path = field(kw_only=False)
+    num_classes: int
+    size: int
+    stride: int = 10
+    decode: Decoder = field(default_factory=get_decoder)
+    store: FeatureStore | None = None
+    fine_frames: int = 128
+    fine_window: FineWindow = "first"
+    fine_clips: bool = False
+    skip_unreadable: bool = False
+
+    def __post_init__(self) -> None:
+        if self.store is not None:
+            self.store.require({video.id: video_length(n, self.stride) for video, n in self.videos})
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -245,14 +234,17 @@ class _VideoDataset(Dataset):
         fine = video_frames(n, self.stride)[window : window + self.fine_frames] if self.fine_clips else range(0)
         shown = sorted({*numbers, *fine})
         images = read_frames(self.frames, video.id, shown, self.decode)
-        height, width = images[0].shape[1:]
-        seen = render(images, choose_view(width, height), self.size)
-        clip = _choose(seen, shown, numbers)
-        sample = Sample(video=video.id, clip=clip, labels=labels, num_frames=n, duration=video.duration)
+        height, width, _ = images[0].shape
+        seen = render(images, choose_view(width, height), self.size)  # (len(shown),size,size,3)
+
+        def clip_of(some: range) -> Tensor:
+            return seen if len(some) == len(shown) else seen[np.searchsorted(shown, some)]
+
+        sample = Sample(video=video.id, clip=clip_of(numbers), labels=labels, num_frames=n)
         if self.store is not None:
             sample["fine_features"] = self.store.read(video.id, window, window + self.fine_frames)
         if self.fine_clips:
-            sample["fine_clip"] = _choose(seen, shown, fine)
+            sample["fine_clip"] = clip_of(fine)
             sample["fine_labels"] = self._labels(index, window, window + len(fine))
         if self.store is not None or self.fine_clips:
             sample["start"] = start
@@ -264,37 +256,33 @@ class _VideoDataset(Dataset):
         return frame_labels(video, n, self.num_classes, start * self.stride, min(n, stop * self.stride))
 
 
-def _choose(seen: Tensor, shown: Sequence[int], numbers: range) -> Tensor:
-    """The clip (3,T,H,W) of these video frames among all that are shown, `seen` (3,len(shown),H,W); memory alike."""
-    if len(shown) == len(numbers):
-        return seen
-    return seen.permute(1, 2, 3, 0)[np.searchsorted(shown, numbers)].permute(3, 0, 1, 2)
-
-
+@dataclass(kw_only=True, eq=False)
 class TrainClips(_VideoDataset):
-    """Random clips: item (epoch, index) is one clip of the index-th video, always the same for the same seed."""
+    """Random clips: item (epoch, index) is one clip of the index-th video, always the same for the same seed.
 
-    def __init__(
-        self, videos: Sequence[VideoFrames], frames: str | Path, *, seed: int, clip_span: int = 640, **options: object
-    ):
-        """`clip_span`: video frames that a clip covers; all else as `TestVideos`."""
-        super().__init__(videos, frames, **options)
-        self.seed = seed
-        self.clip_span = clip_span
+    Attributes:
+        seed: Of every draw.
+        clip_span: Video frames that a clip covers.
+    """
+
+    seed: int
+    clip_span: int = 640
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """In place of a video that cannot be read, where that is not an error, comes the next one's clip."""
-        if not self.skip_unreadable:
-            return self._clip(*key)
         epoch, first = key
-        skipped = []
+        skipped: list[Skipped] = []
         for index in range(first, first + len(self)):
             try:
                 sample = self._clip(epoch, index % len(self))
             except InputError as error:
+                if not self.skip_unreadable:
+                    raise
                 skipped.append(Skipped(self.videos[index % len(self)].video.id, str(error)))
             else:
-                return sample | {"skipped": skipped} if skipped else sample
+                if skipped:
+                    sample["skipped"] = skipped
+                return sample
         raise InputError(skipped[0].reason)
 
     def _clip(self, epoch: int, index: int) -> Sample:
@@ -307,38 +295,41 @@ class TrainClips(_VideoDataset):
         return self._sample(index, numbers, view, labels, first // self.stride)
 
 
+@dataclass(kw_only=True, eq=False)
 class TestVideos(_VideoDataset):
     """Videos in the test view, whole or in windows; the same items in every epoch.
 
     Item (epoch, index, number) is a window of the index-th video, (epoch, index) its first: the whole video where it
     fits one. Labels are cut to stride * (n // stride) columns; a video below one stride keeps all its n.
+
+    Attributes:
+        window, overlap: Clip frames, see `datasets.windows.split`; None: whole videos.
+        windows: Those of each video.
     """
 
     __test__ = False  # pytest: not a test
 
-    def __init__(
-        self,
-        videos: Sequence[VideoFrames],
-        frames: str | Path,
-        *,
-        window: int | None = None,
-        overlap: int = 0,
-        **options: object,
-    ) -> None:
-        """`window`, `overlap`: clip frames, see `datasets.windows.split`; None: whole videos. All else as above."""
-        super().__init__(videos, frames, **options)
-        self.windows = [split(video_length(n, self.stride), window, overlap) for _, n in self.videos]
+    window: int | None = None
+    overlap: int = 0
+    windows: list[list[Window]] = field(init=False)
 
-    def __getitem__(self, key: tuple[int, int] | tuple[int, int, int]) -> Sample:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.windows = [split(video_length(n, self.stride), self.window, self.overlap) for _, n in self.videos]
+
+    def __getitem__(self, key: tuple[int, ...]) -> Sample | Skipped:
+        """Of a video that cannot be read, where that is not an error, comes the reason."""
         _, index, *number = key
         try:
-            return self._window(index, Part(*number or (0,), self.windows[index]))
+            return self._window(index, Part(number[0] if number else 0, self.windows[index]))
         except InputError as error:
             if not self.skip_unreadable:
                 raise
-            return Sample(skipped=[Skipped(self.videos[index].video.id, str(error))])
+            return Skipped(self.videos[index].video.id, str(error))
 
     def _window(self, index: int, part: Part) -> Sample:
         start, stop = part.windows[part.number]
         numbers = video_frames(self.videos[index].n, self.stride)[start:stop]
-        return self._sample(index, numbers, centred_view, self._labels(index, start, stop), start) | {"part": part}
+        sample = self._sample(index, numbers, centred_view, self._labels(index, start, stop), start)
+        sample["part"] = part
+        return sample

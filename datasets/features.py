@@ -8,7 +8,8 @@ contiguous piece of the file; and `manifest.json`, which says of what network, s
 
 and, of features extracted in windows, their "window" and "overlap" in frames.
 
-A file stands under its final name only when it is whole. A video counts as extracted only when the manifest has it.
+A file stands under its final name only when it is whole. A video counts as extracted only when the manifest has it and
+its file's header and size fit; the files' own checksums are for whoever suspects the disk.
 """
 
 import fcntl
@@ -19,29 +20,55 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from common.errors import InputError
 from common.files import written_whole
-from datasets.growing import GrowingFile
+from datasets.safetensors_writer import DTYPE_NAMES, SafetensorsWriter
 
 MANIFEST = "manifest.json"
 GRID = 7  # features are averaged adaptively to 7x7 positions
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 FLUSH_SECONDS = 5.0
 SHOWN = 12  # of a checksum's 64 digits, in messages
-SETTINGS = {  # what two stores must agree on, and the option that sets it
+OPTIONS = {  # what two stores must agree on, and the option that sets it
     "checkpoint_sha256": "--features.checkpoint",
     "stride": "--data.stride",
     "crop": "--data.size",
     "dtype": "--features.dtype",
+    "window": "--eval.window",
+    "overlap": "--eval.overlap",
 }
-WINDOWS = {"window": "--eval.window", "overlap": "--eval.overlap"}  # as SETTINGS; absent where videos were taken whole
+
+
+class Settings(TypedDict):
+    """What features are of; `window` and `overlap` only where videos were not taken whole."""
+
+    checkpoint: str
+    checkpoint_sha256: str
+    stride: int
+    crop: int
+    dtype: str
+    window: NotRequired[int]
+    overlap: NotRequired[int]
+
+
+class VideoEntry(TypedDict):
+    """A video's features: their number (T), and the sha256 of their file."""
+
+    frames: int
+    sha256: str
+
+
+class Manifest(Settings):
+    """The manifest, as described above."""
+
+    layers: dict[str, int]
+    videos: dict[str, VideoEntry]
 
 
 def file_sha256(path: str | Path) -> str:
@@ -50,34 +77,28 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that is seen whole or not at all, also after a power cut."""
-    with written_whole(path) as temporary, temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _features_path(folder: Path, video: str) -> Path:
     return folder / f"{video}.safetensors"
 
 
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
+def _read_manifest(folder: Path) -> Manifest | None:
     """The manifest, or None where there is none yet."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest: Manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a manifest ({error}); delete the folder and extract again") from None
-    absent = {*SETTINGS, "checkpoint", "layers", "videos"} - set(manifest if isinstance(manifest, dict) else ())
+    absent = Manifest.__required_keys__ - set(manifest if isinstance(manifest, dict) else ())
     if absent:
         raise InputError(f"{path}: lacks {', '.join(sorted(absent))}; delete the folder and extract again")
     return manifest
 
 
-def _refuse_disagreement(folder: Path, manifest: Mapping[str, Any], wanted: Mapping[str, Any], remedy: str) -> None:
+def _refuse_disagreement(
+    folder: Path, manifest: Mapping[str, object], wanted: Mapping[str, object], remedy: str
+) -> None:
     for setting, value in wanted.items():
         stored = manifest.get(setting)
         if stored != value:
@@ -85,7 +106,7 @@ def _refuse_disagreement(folder: Path, manifest: Mapping[str, Any], wanted: Mapp
             stored, value = ("null" if shown is None else str(shown)[:SHOWN] for shown in (stored, value))
             raise InputError(
                 f"{folder / MANIFEST}: features were extracted with {setting} {stored}{source}, "
-                f"but {(SETTINGS | WINDOWS)[setting]} gives {value}; {remedy}"
+                f"but {OPTIONS[setting]} gives {value}; {remedy}"
             )
 
 
@@ -96,29 +117,16 @@ class FeatureWriter:
     manifest merges what others have added to it.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        *,
-        checkpoint: str | Path,
-        checkpoint_sha256: str,
-        stride: int,
-        size: int,
-        dtype: str = "float16",
-        window: int | None = None,
-        overlap: int = 0,
-    ):
-        self.folder = Path(folder)
-        self.dtype = DTYPES[dtype]
-        settings = {"checkpoint_sha256": checkpoint_sha256, "stride": stride, "crop": size, "dtype": dtype}
-        windows = {} if window is None else {"window": window, "overlap": overlap}
-        manifest = _read_manifest(self.folder)
-        if manifest is None or not manifest["videos"]:
-            manifest = {"checkpoint": str(checkpoint), **settings, **windows, "layers": {}, "videos": {}}
-        wanted = settings | dict.fromkeys(WINDOWS) | windows
-        _refuse_disagreement(self.folder, manifest, wanted, f"delete {self.folder} or choose another --features.dir")
+    def __init__(self, folder: str | Path, settings: Settings) -> None:
+        self.folder, self.dtype = Path(folder), DTYPES[settings["dtype"]]
+        manifest: Manifest = {**settings, "layers": {}, "videos": {}}
+        stored = _read_manifest(self.folder)
+        if stored is not None and stored["videos"]:
+            wanted = {setting: settings.get(setting) for setting in OPTIONS}
+            _refuse_disagreement(self.folder, stored, wanted, f"delete {self.folder} or choose another --features.dir")
+            manifest = stored
         self._manifest = manifest
-        self._growing: dict[str, GrowingFile] = {}
+        self._unfinished: dict[str, SafetensorsWriter] = {}
         self._saved_at = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -126,45 +134,45 @@ class FeatureWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in self._growing.values():
+        for file in self._unfinished.values():
             file.drop()
         self.flush()
 
-    def is_complete(self, video: str, frames: int) -> bool:
-        """Whether the store has this video's features, whole, with this many frames (T)."""
+    def is_complete(self, video: str, frames: int, *, verify: bool = False) -> bool:
+        """Whether the store has this video's features with this many frames (T): its file has the size and header.
+
+        Args:
+            verify: Its bytes must be those that were written, too, which takes reading all of them.
+        """
         entry = self._manifest["videos"].get(video)
         path = _features_path(self.folder, video)
         if entry is None or entry["frames"] != frames or not path.is_file():
             return False
-        if file_sha256(path) != entry["sha256"]:
+        try:
+            with safe_open(path, "pt") as file:  # refuses a file whose size is not what its header says
+                slices = {layer: file.get_slice(layer) for layer in file.keys()}  # noqa: SIM118
+                stored = {layer: (x.get_dtype(), tuple(x.get_shape())) for layer, x in slices.items()}
+        except (OSError, SafetensorError):
             return False
-        with safe_open(path, "pt") as file:
-            shapes = {layer: tuple(file.get_slice(layer).get_shape()) for layer in file.keys()}  # noqa: SIM118
-        return shapes == {layer: (frames, C, GRID, GRID) for layer, C in self._manifest["layers"].items()}
+        name = DTYPE_NAMES[self.dtype]
+        expected = {layer: (name, (frames, C, GRID, GRID)) for layer, C in self._manifest["layers"].items()}
+        return stored == expected and (not verify or file_sha256(path) == entry["sha256"])
 
-    def write(self, video: str, features: Mapping[str, Tensor]) -> None:
-        """Store a video's features {layer: (C,T,7,7) or (1,C,T,7,7)}, any device and floating type."""
-        stored = self._all_stored(video, features)
-        (frames,) = {len(x) for x in stored.values()}
-        data = save(stored)
-        write_atomically(_features_path(self.folder, video), data)
-        self._enter(video, frames, hashlib.sha256(data).hexdigest())
+    def write(self, video: str, features: Mapping[str, Tensor], *, frames: int | None = None) -> None:
+        """Store a video's features {layer: (C,T,7,7) or (1,C,T,7,7)}, any device and floating type.
 
-    def append(self, video: str, features: Mapping[str, Tensor], *, frames: int) -> None:
-        """Store the next frames of a video, from the first to the last of `frames`; the file is as `write` makes it.
-
-        Of what is not continued to the end, nothing stays.
+        Args:
+            frames: T, where these are only the next ones of them, from the first to the last: of what is not continued
+                to the end, nothing stays.
         """
         stored = self._all_stored(video, features)
-        if video not in self._growing:
-            shapes = {layer: (frames, *x.shape[1:]) for layer, x in stored.items()}
-            self._growing[video] = GrowingFile(_features_path(self.folder, video), shapes, self.dtype)
-        file = self._growing[video]
-        file.append(stored)
-        if file.complete:
-            file.finish()
-            del self._growing[video]
-            self._enter(video, frames, file_sha256(file.path))
+        if video not in self._unfinished:
+            shapes = {layer: (frames or len(x), *x.shape[1:]) for layer, x in stored.items()}
+            self._unfinished[video] = SafetensorsWriter(_features_path(self.folder, video), shapes, self.dtype)
+        file = self._unfinished[video]
+        if file.append(stored):
+            del self._unfinished[video]
+            self._enter(video, file.total, file_sha256(file.path))
 
     def _enter(self, video: str, frames: int, sha256: str) -> None:
         """The video in the manifest, which is saved every few seconds."""
@@ -198,7 +206,8 @@ class FeatureWriter:
             if others is not None:
                 self._manifest["videos"] = others["videos"] | self._manifest["videos"]
                 self._manifest["layers"] = self._manifest["layers"] or others["layers"]
-            write_atomically(self.folder / MANIFEST, json.dumps(self._manifest, indent=1).encode())
+            with written_whole(self.folder / MANIFEST, durable=True) as temporary:
+                temporary.write_text(json.dumps(self._manifest, indent=1), encoding="utf-8")
         self._saved_at = time.monotonic()
 
 
@@ -232,23 +241,21 @@ class FeatureStore:
         """Number of feature frames (T) of a video."""
         return self.manifest["videos"][video]["frames"]
 
-    def check(
-        self, *, stride: int, size: int, checkpoint_sha256: str | None = None, layers: Mapping[str, int] | None = None
-    ) -> None:
+    def check(self, *, stride: int, size: int, checkpoint_sha256: str | None, layers: Mapping[str, int]) -> None:
         """Raise where the features are not those of this configuration, naming the setting.
 
         Args:
             stride: Video frames between feature frames.
             size: Pixels of the crop that the Fine stream saw.
             checkpoint_sha256: Of the Fine checkpoint; None where it is not at hand.
-            layers: Channels by level that the network expects; None to accept any.
+            layers: Channels by level that the network expects.
         """
-        wanted = {"stride": stride, "crop": size}
+        wanted: dict[str, object] = {"stride": stride, "crop": size}
         if checkpoint_sha256 is not None:
             wanted["checkpoint_sha256"] = checkpoint_sha256
         remedy = "run extract_fineFEAT.py into another --features.dir, or correct the option"
         _refuse_disagreement(self.folder, self.manifest, wanted, remedy)
-        if layers is not None and dict(layers) != self.layers:
+        if dict(layers) != self.layers:
             raise InputError(
                 f"{self.folder / MANIFEST}: features have channels {self.layers}, but --model.variant "
                 f"takes {dict(layers)}; {remedy}"

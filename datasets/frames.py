@@ -1,8 +1,8 @@
 """Videos as folders of JPEG frames: counting and decoding.
 
 Frame k (from 1) of a video is `<frames>/<id>/<id>-00000k.jpg`. A decoder turns one such file into a uint8 tensor
-(3,H,W) whose memory is (H,W,3), the layout that decoders write and that the whole clip keeps up to the network. A
-frame that is missing, truncated or unreadable is an `InputError` that names its file, never a shorter clip.
+(H,W,3) of RGB, the layout in which clips stay until they are normalised. A frame that is missing, truncated or
+unreadable is an `InputError` that names its file, never a shorter clip.
 """
 
 import os
@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from common.errors import InputError
 
 Decoder = Callable[[Path], Tensor]
-Look = Callable[[Path, str], Any]
+T = TypeVar("T")
 
 SUFFIX = ".jpg"
 SCAN_THREADS = 16  # listing folders waits for the disk or the network, not for the processor
@@ -92,13 +93,13 @@ def usable_frames(root: str | Path, video: str, listing: Listing, *, allow_gaps:
     raise InputError(f"{path}: missing frame (others go up to {others}); extract the video's frames again")
 
 
-def count_frames(root: str | Path, video: str, *, allow_gaps: bool = False) -> int:
+def count_frames(root: str | Path, video: str) -> int:
     """Number of frame files in the video's folder; 0 without the folder. See `usable_frames`."""
-    return usable_frames(root, video, list_frames(root, video), allow_gaps=allow_gaps)
+    return usable_frames(root, video, list_frames(root, video))
 
 
-def list_all_frames(root: str | Path, videos: Iterable[str], look: Look = list_frames) -> dict[str, Any]:
-    """What `look` says of every video's folder, by default its `Listing`, in the given order."""
+def look_into_folders(root: str | Path, videos: Iterable[str], look: Callable[[Path, str], T]) -> dict[str, T]:
+    """What `look` says of every video's folder, given the root and the video, in the given order."""
     root, videos = Path(root), list(videos)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; set --data.frames to the folder that holds <id>/<id>-000001.jpg")
@@ -108,14 +109,18 @@ def list_all_frames(root: str | Path, videos: Iterable[str], look: Look = list_f
         return dict(zip(videos, chain.from_iterable(looked), strict=True))
 
 
-def count_all_frames(root: str | Path, videos: Iterable[str], *, allow_gaps: bool = False) -> dict[str, int]:
+def list_all_frames(root: str | Path, videos: Iterable[str]) -> dict[str, Listing]:
+    """The listing of every video's folder, in the given order."""
+    return look_into_folders(root, videos, list_frames)
+
+
+def count_all_frames(root: str | Path, videos: Iterable[str]) -> dict[str, int]:
     """Number of frames of every video (0 without a folder), in the given order; see `count_frames`."""
-    listings = list_all_frames(root, videos)
-    return {video: usable_frames(root, video, found, allow_gaps=allow_gaps) for video, found in listings.items()}
+    return {video: usable_frames(root, video, listing) for video, listing in list_all_frames(root, videos).items()}
 
 
 def get_decoder(backend: str = "auto") -> Decoder:
-    """The function that decodes one JPEG file into a uint8 tensor (3,H,W) of RGB.
+    """The function that decodes one JPEG file into a uint8 tensor (H,W,3) of RGB.
 
     Args:
         backend: "torchvision" (also "auto": fastest of what pip installs), "accimage" or "pil".
@@ -128,7 +133,7 @@ def get_decoder(backend: str = "auto") -> Decoder:
 
 
 def read_frames(root: str | Path, video: str, numbers: Iterable[int], decode: Decoder) -> list[Tensor]:
-    """Decoded frames (3,H,W) of a video, all of one size; `numbers` count from 1."""
+    """Decoded frames (H,W,3) of a video, all of one size; `numbers` count from 1."""
     return list(decode_frames(root, video, numbers, decode))
 
 
@@ -140,7 +145,7 @@ def decode_frames(root: str | Path, video: str, numbers: Iterable[int], decode: 
         frame = decode(path)
         first = frame.shape if first is None else first
         if frame.shape != first:
-            (h, w), (h0, w0) = frame.shape[1:], first[1:]
+            (h, w), (h0, w0) = frame.shape[:2], first[:2]
             raise InputError(f"{path}: {w}x{h} pixels where the video has {w0}x{h0}; extract its frames again")
         yield frame
 
@@ -155,8 +160,8 @@ def _unreadable(path: Path, reason: object) -> InputError:
 def _decode_torchvision(path: Path) -> Tensor:
     """libjpeg-turbo without detours; raises on every truncation."""
     try:
-        data = path.read_bytes()
-        return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+        data = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
+        return decode_jpeg(data, mode=ImageReadMode.RGB).permute(1, 2, 0)  # its memory is (H,W,3)
     except (OSError, RuntimeError, ValueError) as error:  # ValueError: an empty file
         raise _unreadable(path, error) from None
 
@@ -164,7 +169,7 @@ def _decode_torchvision(path: Path) -> Tensor:
 def _decode_pil(path: Path) -> Tensor:
     try:
         with Image.open(path) as image:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+            return torch.from_numpy(np.array(image.convert("RGB")))
     except (OSError, SyntaxError, ValueError) as error:  # SyntaxError: PIL's broken headers
         raise _unreadable(path, error) from None
 
@@ -184,13 +189,13 @@ def _decode_accimage(path: Path) -> Tensor:
             if image.channels == 3:
                 pixels = np.empty((image.height, image.width, 3), np.uint8)
                 image.copyto(pixels)
-                return torch.from_numpy(pixels).permute(2, 0, 1)
+                return torch.from_numpy(pixels)
     except (OSError, RuntimeError) as error:
         raise _unreadable(path, error) from None
     return _decode_torchvision(path)
 
 
-def _import_accimage():
+def _import_accimage() -> ModuleType:
     """accimage comes from conda-forge or its source, so it is looked for only where it is asked for."""
     try:
         import accimage

@@ -14,12 +14,12 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.features import write_atomically
-from datasets.frames import Listing, list_all_frames, list_frames
+from common.files import written_whole
+from datasets.frames import Listing, list_frames, look_into_folders
 
 INDEX = ".frames_index.json"
 FORMAT = 1
@@ -35,25 +35,18 @@ class Entry(NamedTuple):
     listing: Listing
 
 
-def list_with_index(
-    frames: str | Path,
-    videos: Iterable[str],
-    *,
-    spare: str | Path | None = None,
-    report: Callable[[str], object] = print,
-) -> dict[str, Listing]:
+def list_with_index(frames: str | Path, videos: Iterable[str], *, spare: str | Path) -> dict[str, Listing]:
     """The listing of every video's folder, in the given order; folders that the index knows are not listed again.
+
+    Says so where the index is damaged, or folders have changed since.
 
     Args:
         frames: The folder with one folder of frames per video.
         videos: Ids.
-        spare: The folder for the index where `frames` cannot be written to; None to do without one then.
-        report: Called with a line where the index is damaged, or folders have changed since.
+        spare: The folder for the index where `frames` cannot be written to.
     """
-    places = [Path(folder, INDEX) for folder in (frames, spare) if folder is not None]
-    known: dict[str, Entry] = {}
-    for place in reversed(places):
-        known |= _read(place, report)
+    places = Path(frames, INDEX), Path(spare, INDEX)
+    known = _read(places[1]) | _read(places[0])
     settled = time.time_ns() - int(SETTLING_SECONDS * 1e9)
 
     def look(root: Path, video: str) -> Entry | None:
@@ -66,10 +59,10 @@ def list_with_index(
         entry = known.get(video)
         return entry if entry and entry[:3] == stamp else Entry(*stamp, list_frames(root, video))
 
-    present = list_all_frames(frames, videos, look)
+    present = look_into_folders(frames, videos, look)
     changed = [video for video, entry in present.items() if video in known and entry is not known[video]]
     if changed:
-        report(f"{places[0].parent}: {len(changed)} of {len(known)} known folders have changed and are listed again")
+        print(f"{places[0].parent}: {len(changed)} of {len(known)} known folders have changed and are listed again")
     lasting = {video: entry for video, entry in present.items() if entry and entry.ctime_ns < settled}
     updated = {video: entry for video, entry in known.items() if video not in present} | lasting
     if updated != known:
@@ -77,23 +70,21 @@ def list_with_index(
     return {video: entry.listing if entry else Listing() for video, entry in present.items()}
 
 
-def _read(path: Path, report: Callable[[str], object]) -> dict[str, Entry]:
+def _read(path: Path) -> dict[str, Entry]:
     """The entries of an index; none where there is no index, or one that is not as it was written."""
     try:
         index = json.loads(path.read_bytes())
         if index["format"] != FORMAT or index["sha256"] != _digest(index["folders"]):
             raise ValueError
-        return {video: _entry(*values) for video, values in index["folders"].items()}
+        return {
+            video: Entry(mtime_ns, ctime_ns, inode, Listing(last, tuple((a, b) for a, b in holes), stray))
+            for video, (mtime_ns, ctime_ns, inode, last, holes, stray) in index["folders"].items()
+        }
     except OSError:
         return {}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        report(f"{path}: damaged or of another version; the folders are listed again")
+        print(f"{path}: damaged or of another version; the folders are listed again")
         return {}
-
-
-def _entry(mtime_ns: int, ctime_ns: int, inode: int, last: int, holes: list[list[int]], stray: str | None) -> Entry:
-    """An entry from its values in JSON, which has no tuples."""
-    return Entry(mtime_ns, ctime_ns, inode, Listing(last, tuple((a, b) for a, b in holes), stray))
 
 
 def _write(places: Sequence[Path], entries: Mapping[str, Entry]) -> None:
@@ -102,7 +93,9 @@ def _write(places: Sequence[Path], entries: Mapping[str, Entry]) -> None:
     data = json.dumps({"format": FORMAT, "sha256": _digest(folders), "folders": folders}).encode()
     for path in places:
         try:
-            return write_atomically(path, data)
+            with written_whole(path, durable=True) as temporary:
+                temporary.write_bytes(data)
+            return
         except OSError:
             continue
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from datasets.batch import Batch
+from datasets.batch import Batch, Labelled
 from datasets.windows import Joins, Part, borders
 
 
@@ -34,7 +34,7 @@ class WholeVideos:
         self.joins = Joins({"logits": stride, "labels": stride})
         self.pieces: dict[str, list[dict[str, Tensor]]] = defaultdict(list)
 
-    def __call__(self, batch: Batch, logits: Tensor) -> Iterator[tuple[Batch, Tensor]]:
+    def __call__(self, batch: Batch, logits: Tensor) -> Iterator[tuple[Labelled, Tensor]]:
         """A batch of test videos and its logits (B,C,L): as they are where the videos fit one window each.
 
         Otherwise each video by itself, without its clip, once its last window is there; one of which a window could
@@ -52,14 +52,13 @@ class WholeVideos:
             if piece:
                 yield self._whole(batch, row, pieces)
 
-    def _whole(self, batch: Batch, row: int, pieces: list[dict[str, Tensor]]) -> tuple[Batch, Tensor]:
+    def _whole(self, batch: Batch, row: int, pieces: list[dict[str, Tensor]]) -> tuple[Labelled, Tensor]:
         logits, labels = (torch.cat([piece[name] for piece in pieces], 1)[None] for name in ("logits", "labels"))
         one = slice(row, row + 1)
-        whole = Batch(
+        whole = Labelled(
             videos=batch["videos"][one],
             labels=labels,
             mask=labels.new_ones(1, labels.shape[2]),
             num_frames=batch["num_frames"][one],
-            duration=batch["duration"][one],
         )
         return whole, logits

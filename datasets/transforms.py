@@ -2,8 +2,8 @@
 
 Training draws one crop and one mirror per clip; the test view is the centred square. Cropping makes views of the
 decoded frames, which are resized some at a time (bilinear with antialiasing, as PIL) and stay uint8 until `normalise`,
-which runs where the network runs. Memory is (T,H,W,3) throughout, which torch calls channels last: the resize has its
-fast path there, and the float clip is what convolutions like best.
+which runs where the network runs. Until then they are (T,H,W,3); the network's (3,T,H,W) has the same memory, which
+torch calls channels last: the resize has its fast path there, and the float clip is what convolutions like best.
 """
 
 from collections.abc import Sequence
@@ -56,16 +56,16 @@ def centred_view(width: int, height: int) -> View:
 
 
 def render(frames: Sequence[Tensor], view: View, size: int) -> Tensor:
-    """Frames (3,H,W) uint8 of one size, seen through a view: clip (3,T,size,size) uint8, memory (T,size,size,3)."""
+    """Frames (H,W,3) uint8 of one size, seen through a view: clip (T,size,size,3) uint8."""
     rows, columns = slice(view.top, view.top + view.side), slice(view.left, view.left + view.side)
     clip = torch.empty((len(frames), size, size, 3), dtype=torch.uint8)
     for first in range(0, len(frames), CACHED_FRAMES):
         some = slice(first, first + CACHED_FRAMES)
-        x = torch.stack([frame[:, rows, columns].permute(1, 2, 0) for frame in frames[some]])  # (t,side,side,3)
+        x = torch.stack([frame[rows, columns] for frame in frames[some]])  # (t,side,side,3)
         if view.flip:
             x = x.flip(2)
         clip[some] = x if view.side == size else _resize_as_pil(x, size)
-    return clip.permute(3, 0, 1, 2)
+    return clip
 
 
 def _resize_as_pil(x: Tensor, size: int) -> Tensor:
@@ -98,19 +98,18 @@ def normalise(clip: Tensor, frames: Tensor | Sequence[int] | None = None, out: T
     """(clip/255 - mean) / std in float32, padded frames exactly zero.
 
     Args:
-        clip: (B,3,T,H,W) uint8.
+        clip: (B,T,H,W,3) uint8.
         frames: (B,) valid frames of each clip, on the CPU; None where all T are.
-        out: A buffer that an earlier call returned for this shape, to be overwritten: on a CPU, fresh memory for a
-            clip costs more than the arithmetic.
+        out: (B,T,H,W,3) float32, a buffer to write to: on a CPU, fresh memory for a clip costs more than the
+            arithmetic.
 
     Returns:
-        (B,3,T,H,W) float32 on the clip's device, memory (B,T,H,W,3).
+        (B,3,T,H,W) float32 on the clip's device, a view of memory (B,T,H,W,3).
     """
-    B, _, T, H, W = clip.shape
-    rows = clip.permute(0, 2, 3, 4, 1).reshape(B, T, H, W * 3)  # a view where memory is (B,T,H,W,3)
+    B, T, H, W, _ = clip.shape
     if out is None:
-        out = torch.empty((B, T, H, W, 3), device=clip.device).permute(0, 4, 1, 2, 3)
-    result = out.permute(0, 2, 3, 4, 1).view(B, T, H, W * 3)
+        out = torch.empty(clip.shape, device=clip.device)
+    rows, result = clip.reshape(B, T, H, W * 3), out.view(B, T, H, W * 3)
     mean, std = torch.tensor(MEAN, device=clip.device), torch.tensor(STD, device=clip.device)
     # One multiply-add over whole rows: broadcasting over three channels costs as much as decoding.
     scale, shift = (1 / (255 * std)).repeat(W), (-mean / std).repeat(W)
@@ -118,4 +117,4 @@ def normalise(clip: Tensor, frames: Tensor | Sequence[int] | None = None, out: T
         valid = result[b, :t]
         torch.addcmul(shift, valid.copy_(rows[b, :t]), scale, out=valid)
         result[b, t:] = 0
-    return out
+    return out.permute(0, 4, 1, 2, 3)  # (B,3,T,H,W)

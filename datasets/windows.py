@@ -71,72 +71,69 @@ def borders(windows: Sequence[Window]) -> list[float]:
     return [(after.start + before.stop) / 2 for before, after in pairwise(windows)]
 
 
-class Blend:
-    """Joins what is said of a video's windows, given in order, to one sequence, of which it holds a window at most.
+class Held(NamedTuple):
+    """What windows have in common with the next one: values (C,t,...) and their weights (t,)."""
 
-    Values may be logits, probabilities or features, with time as their second dimension. Where only one window covers
-    a frame, its value is exactly that window's; elsewhere the mean, weighted by `fade`.
+    values: Tensor
+    weights: Tensor
+
+
+def blend(
+    windows: Sequence[Window], number: int, values: Tensor, held: Held | None = None
+) -> tuple[Tensor, Held | None]:
+    """Joins what is said of a video's windows, one after the other, to one sequence.
+
+    Where only one window covers a frame, its value is exactly that window's; elsewhere the mean, weighted by `fade`.
+
+    Args:
+        windows: From `split`, on the axis of the values (see `scale`).
+        number: Which of them `values` is of.
+        values: (C,t,...) logits, probabilities or features, with time as their second dimension.
+        held: What was returned for the window before.
+
+    Returns:
+        The frames (C,f,...) that are final now: they follow on from the ones returned before, and end where the next
+        window starts. And what to hold for that one.
     """
-
-    def __init__(self, windows: Sequence[Window]) -> None:
-        """`windows`: from `split`, on the axis of the values (see `scale`)."""
-        self.windows = list(windows)
-        self.added = 0
-        self.held: Tensor | None = None  # values and weights from the next window's start on
-        self.weights = torch.empty(0)
-
-    @property
-    def complete(self) -> bool:
-        """Whether all windows have been added."""
-        return self.added == len(self.windows)
-
-    def add(self, values: Tensor) -> Tensor:
-        """The next window's values (C,t,...) -> the frames (C,f,...) that are final now.
-
-        These follow on from the ones returned before, and end where the window after this one starts.
-        """
-        start = self.windows[self.added].start
-        if len(self.windows) > 1:
-            values = self._with_held(values, fade(self.windows, self.added).to(values.device))
-        self.added += 1
-        if self.complete:
-            self.held = None
-            return values
-        final = self.windows[self.added].start - start
-        self.held, self.weights = values[:, final:], self.weights[final:]
-        return values[:, :final]
-
-    def _with_held(self, values: Tensor, weights: Tensor) -> Tensor:
-        if self.held is None:
-            self.weights = weights
-            return values
-        common = self.held.shape[1]
-        total = self.weights + weights[:common]
+    if len(windows) == 1:
+        return values, None
+    weights = fade(windows, number).to(values.device)
+    if held is not None:
+        common = len(held.weights)
+        total = held.weights + weights[:common]
         share = (weights[:common] / total).to(values.dtype).view(-1, *[1] * (values.dim() - 2))
-        self.weights = torch.cat([total, weights[common:]])
-        return torch.cat([self.held.lerp(values[:, :common], share), values[:, common:]], 1)
+        values = torch.cat([held.values.lerp(values[:, :common], share), values[:, common:]], 1)
+        weights = torch.cat([total, weights[common:]])
+    if number + 1 == len(windows):
+        return values, None
+    final = windows[number + 1].start - windows[number].start
+    return values[:, :final], Held(values[:, final:], weights[final:])
 
 
 class Joins:
     """Blends the windows of videos as they come, each video's in order, by name of what is said of them.
 
     A window that does not follow on from the one before, because that could not be read, ends its video: nothing more
-    comes of it.
+    comes of it. No more of a video is held than its windows have in common.
     """
 
     def __init__(self, factors: Mapping[str, int] | None = None) -> None:
         """`factors`: by name, how much finer than clip frames an axis is; 1 where not given."""
         self.factors = factors or {}
-        self.open: dict[str, dict[str, Blend]] = {}
+        self.open: dict[str, tuple[int, dict[str, Held | None]]] = {}  # by video: its next window, what is held
 
     def add(self, video: str, part: Part, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A window's {name: (C,t,...)} -> what is final now (see `Blend.add`); {} of a video that has ended."""
-        if part.number == 0:
-            self.open[video] = {name: Blend(scale(part.windows, self.factors.get(name, 1))) for name in values}
-        blends = self.open.pop(video, {})
-        if any(blend.added != part.number for blend in blends.values()):
+        """A window's {name: (C,t,...)} -> what is final now (see `blend`); {} of a video that has ended."""
+        number, windows = part
+        due, held = self.open.pop(video, (0, {}))
+        if number == 0:
+            held = {}
+        elif number != due:
             return {}
-        final = {name: blend.add(values[name]) for name, blend in blends.items()}
-        if part.number + 1 < len(part.windows):
-            self.open[video] = blends
+        final = {}
+        for name, x in values.items():
+            axis = scale(windows, self.factors.get(name, 1))
+            final[name], held[name] = blend(axis, number, x, held.get(name))
+        if number + 1 < len(windows):
+            self.open[video] = number + 1, held
         return final

@@ -20,7 +20,7 @@ from configs.cli import Command
 from configs.files import save_yaml
 from configs.schema import Config, Stage
 from datasets.annotations import Annotations
-from datasets.assembly import find, open_features, read_annotations, train_loader, video_loader
+from datasets.assembly import open_features, read_annotations, train_loader, usable_videos, video_loader
 from datasets.batch import Batch, Preparer, pad, prepare, time_lengths
 from datasets.joining import WholeVideos, chosen_frames
 from engine import distributed
@@ -245,7 +245,7 @@ def run_stage(
     stage: Stage = getattr(config, name)
     folder = writable(config.run_dir / name, "--run.dir")
     annotations = read_annotations(config)
-    tested = find(config, annotations.subset("testing"), "Test videos")
+    tested = usable_videos(config, annotations.subset("testing"), "Test videos")
     store, fine_clips = open_features(config) if fine_source == "store" else None, fine_source == "network"
     place = {"rank": distributed.rank(), "processes": distributed.size()}
     evaluation = Evaluation(

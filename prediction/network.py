@@ -22,7 +22,7 @@ from configs.schema import Config, Data
 from datasets.assembly import input_size
 from datasets.batch import Batch, prepare
 from datasets.clips import place_window, video_length
-from datasets.features import FeatureStore, FeatureWriter
+from datasets.features import FeatureStore, FeatureWriter, Settings
 from datasets.joining import chosen_frames
 from datasets.transforms import centred_view, render
 from datasets.windows import Joins, Part, Window, split
@@ -138,20 +138,19 @@ class ClipFile:
         self.path, self.size, self.frames = path, size, 0
 
     def fill(self, images: Iterable[Tensor]) -> None:
-        """Append frames (3,H,W) uint8 of one size: their centred square, resized."""
+        """Append frames (H,W,3) uint8 of one size: their centred square, resized."""
         images = iter(images)
         with self.path.open("ab") as file:
             while chunk := list(islice(images, CHUNK)):
-                height, width = chunk[0].shape[1:]
-                clip = render(chunk, centred_view(width, height), self.size)  # (3,t,size,size), memory (t,size,size,3)
-                file.write(clip.permute(1, 2, 3, 0).contiguous().numpy().data)
+                height, width, _ = chunk[0].shape
+                file.write(render(chunk, centred_view(width, height), self.size).numpy().data)
                 self.frames += len(chunk)
 
     def read(self, window: Window) -> Tensor:
-        """Clip (1,3,t,size,size) uint8 of frames start..stop-1."""
+        """Clip (1,t,size,size,3) uint8 of frames start..stop-1."""
         shape = (self.frames, self.size, self.size, 3)
         frames = np.memmap(self.path, np.uint8, "r", shape=shape)[window.start : window.stop]
-        return torch.from_numpy(np.array(frames)).permute(3, 0, 1, 2)[None]
+        return torch.from_numpy(np.array(frames))[None]
 
 
 @torch.no_grad()
@@ -189,21 +188,24 @@ def _batch(clip: ClipFile, window: Window, columns: int) -> Batch:
         labels=torch.empty(1, 0, columns),
         mask=torch.ones(1, columns),
         num_frames=torch.tensor([columns]),
-        duration=torch.zeros(1),
     )
 
 
 def _extract(fine: FineNet, nets: Networks, clip: ClipFile, windows: list[Window], folder: Path) -> FeatureStore:
     """The Fine stream's features, as stage 2 stores them."""
     config, joins = nets.config, Joins()
-    with FeatureWriter(
-        folder, checkpoint="", checkpoint_sha256="", stride=config.data.stride, size=input_size(config),
-        dtype=config.features.dtype,
-    ) as writer:  # fmt: skip
+    settings: Settings = {
+        "checkpoint": "",
+        "checkpoint_sha256": "",
+        "stride": config.data.stride,
+        "crop": input_size(config),
+        "dtype": config.features.dtype,
+    }
+    with FeatureWriter(folder, settings) as writer:
         for number in progress(range(len(windows)), len(windows), "Fine stream"):
             features = fine.features(prepare(_batch(clip, windows[number], 0), nets.device)["clip"])
             final = joins.add(VIDEO, Part(number, windows), {level: f[0] for level, f in features.items()})
-            writer.append(VIDEO, final, frames=windows[-1].stop)
+            writer.write(VIDEO, final, frames=windows[-1].stop)
     return FeatureStore(folder)
 
 

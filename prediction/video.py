@@ -1,11 +1,8 @@
 """Reading what a user calls a video, a file or a folder of frames, into a clip in the test view."""
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from common.errors import InputError
 from common.progress import progress
@@ -27,11 +24,5 @@ def read_video(video: Path, clip: ClipFile, *, stride: int, fps: float) -> tuple
         return n, None
     file = VideoFile(video)
     expected = max(1, int((file.declared_seconds or 0) * fps / stride))
-    clip.fill(upright(progress(file.frames(fps=fps, stride=stride), expected, "Decoding")))
-    assert file.num_frames is not None  # known once all frames have come
+    clip.fill(map(torch.from_numpy, progress(file.frames(fps=fps, stride=stride), expected, "Decoding")))
     return file.num_frames, file.problem
-
-
-def upright(frames: Iterable[np.ndarray]) -> Iterator[Tensor]:
-    """(H,W,3) arrays as (3,H,W) tensors."""
-    return (torch.from_numpy(frame).permute(2, 0, 1) for frame in frames)

@@ -112,7 +112,8 @@ def test_a_gpu_that_is_not_there(refused):
 
 
 def test_batch_and_groups(refused):
-    refused(train_fine, "--fine.batch_size", 8, says=["7 videos", "one batch of 8", "lower the stage's batch_size"])
+    says = ["7 videos", "one batch of 8", "lower it, or keep incomplete batches with --fine.drop_last false"]
+    refused(train_fine, "--fine.batch_size", 8, says=says)
     refused(train_fine, "--model.bn_splits", 3, says=["batch of 2", "3 equal groups", "--model.bn_splits"])
     # Seven clips in batches of two: the last has one, which two groups cannot share.
     says = ["last batch", "1 of 2", "--model.bn_splits 2", "--coarse.drop_last true"]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from common.errors import InputError, one_line
 from common.progress import progress
@@ -16,7 +15,7 @@ from configs.schema import Config, Data
 from datasets.annotations import Annotations
 from datasets.assembly import class_names, frame_listings
 from datasets.check.report import Report
-from datasets.clips import MISSING_LIMIT, VideoFrames, clip_frames, frame_labels
+from datasets.clips import MISSING_LIMIT, VideoFrames, clip_frames, positive_columns
 from datasets.frames import Decoder, Listing, decode_frames, get_decoder
 from datasets.kinds import KINDS
 from eval.charades_localize import read_ground_truth
@@ -211,18 +210,20 @@ def check_classes(config: Config, frames: Frames, report: Report) -> None:
     names = class_names(config)
     undefined = ", so that AP is undefined for them and mAP with it"
     for videos, what, remark in ((frames.training, "training", ""), (frames.tested, "test", undefined)):
-        shown = classes_shown(videos, len(names))
+        shown = classes_shown(videos)
         absent = [f"{label} {name}" for label, name in enumerate(names) if label not in shown]
         if videos and absent:
             report.warn(f"{counted(len(absent), 'class')} without a {what} example: {first_few(absent)}{remark}")
 
 
-def classes_shown(videos: Iterable[VideoFrames], num_classes: int) -> set[int]:
+def classes_shown(videos: Iterable[VideoFrames]) -> set[int]:
     """The classes that any frame of the videos is labelled with."""
-    shown = torch.zeros(num_classes, dtype=torch.bool)
-    for video, n in videos:
-        shown |= frame_labels(video, n, num_classes).any(1)
-    return set(shown.nonzero().flatten().tolist())
+    return {
+        label
+        for video, n in videos
+        for label, start, end in video.actions
+        if positive_columns(start, end, video.duration, n)
+    }
 
 
 def check_clips(config: Config, frames: Frames, report: Report) -> None:

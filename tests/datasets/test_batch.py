@@ -8,12 +8,11 @@ from common.errors import InputError
 from datasets import clips
 from datasets.batch import (
     EpochBatches,
+    Loader,
     Preparer,
     collate,
-    equal_length_batches,
-    make_loader,
+    evaluation_batches,
     prepare,
-    window_batches,
 )
 from datasets.clips import TrainClips, VideoFrames
 from datasets.features import FeatureStore, FeatureWriter
@@ -26,10 +25,9 @@ def sample(T, L, fine=None, start=0, seed=0):
     generator = torch.Generator().manual_seed(seed)
     made = {
         "video": f"v{T}",
-        "clip": torch.randint(1, 256, (T, 8, 8, 3), dtype=torch.uint8, generator=generator).permute(3, 0, 1, 2),
+        "clip": torch.randint(1, 256, (T, 8, 8, 3), dtype=torch.uint8, generator=generator),
         "labels": torch.ones(2, L),
         "num_frames": L + 3,
-        "duration": L / 24,
     }
     if fine is not None:
         features = torch.randn(fine, 5, 7, 7, generator=generator).half().transpose(0, 1)
@@ -42,9 +40,8 @@ def videos(write_video, tmp_path):
     """Five videos of different lengths with features, and the folder of their frames."""
     lengths = {"AAA": 70, "BBB": 83, "CCC": 95, "DDD": 61, "EEE": 120}
     found = [VideoFrames(write_video(name, n, actions=[(1, 0.5, 2.0)]), n) for name, n in lengths.items()]
-    with FeatureWriter(
-        tmp_path / "features", checkpoint="best.pt", checkpoint_sha256="0", stride=10, size=16
-    ) as writer:
+    settings = {"checkpoint": "best.pt", "checkpoint_sha256": "0", "stride": 10, "crop": 16, "dtype": "float16"}
+    with FeatureWriter(tmp_path / "features", settings) as writer:
         for name, n in lengths.items():
             writer.write(name, {"layer1": torch.full((2, n // 10, 7, 7), float(n))})
     return found, tmp_path / "frames", FeatureStore(tmp_path / "features")
@@ -63,17 +60,16 @@ def test_collate_pads_with_zeros_and_masks():
     samples = [sample(4, 40, fine=6, start=2), sample(2, 15, fine=9, start=0, seed=1)]
     batch = collate(samples)
     assert batch["videos"] == ["v4", "v2"]
-    assert batch["clip"].shape == (2, 3, 4, 8, 8)
+    assert batch["clip"].shape == (2, 4, 8, 8, 3)
     assert batch["clip"].dtype == torch.uint8
-    assert batch["clip"].permute(0, 2, 3, 4, 1).is_contiguous()  # memory (B,T,H,W,3)
-    assert torch.equal(batch["clip"][1, :, :2], samples[1]["clip"])
-    assert (batch["clip"][1, :, 2:] == 0).all()
+    assert batch["clip"].is_contiguous()
+    assert torch.equal(batch["clip"][1, :2], samples[1]["clip"])
+    assert (batch["clip"][1, 2:] == 0).all()
     assert batch["frames"].tolist() == [4, 2]
     assert batch["labels"].shape == (2, 2, 40)
     assert batch["mask"].sum(1).tolist() == [40, 15]
     assert batch["labels"][1].sum(1).tolist() == [15, 15]
     assert batch["num_frames"].tolist() == [43, 18]
-    assert batch["duration"].dtype == torch.float64
     features = batch["fine_features"]
     assert features["layer1"].shape == (2, 5, 9, 7, 7)
     assert features["conv5"].shape == (2, 2, 9, 7, 7)
@@ -86,7 +82,7 @@ def test_collate_pads_with_zeros_and_masks():
 
 def test_collate_one_frame_and_stage_one():
     batch = collate([sample(1, 7)])
-    assert batch["clip"].shape == (1, 3, 1, 8, 8)
+    assert batch["clip"].shape == (1, 1, 8, 8, 3)
     assert "fine_features" not in batch
     assert batch["mask"].tolist() == [[1.0] * 7]
 
@@ -150,44 +146,38 @@ def test_published_steps_an_epoch(samples, size, drop_last, steps):
 
 def test_processes_share_every_batch_interleaved():
     whole = list(EpochBatches(12, 4, seed=1))
-    shares = [list(EpochBatches(12, 4, seed=1, rank=rank, world_size=2)) for rank in range(2)]
+    shares = [list(EpochBatches(12, 4, seed=1, rank=rank, processes=2)) for rank in range(2)]
     for batch, one, two in zip(whole, *shares, strict=True):
         assert (batch[0::2], batch[1::2]) == (one, two)
 
 
 def test_an_incomplete_last_batch():
-    shares = [list(EpochBatches(9, 4, seed=1, rank=rank, world_size=2)) for rank in range(2)]
+    shares = [list(EpochBatches(9, 4, seed=1, rank=rank, processes=2)) for rank in range(2)]
     assert [len(batch) for batch in shares[0]] == [len(batch) for batch in shares[1]] == [2, 2, 1]
     assert shares[1][-1] == shares[0][0][:1]  # topped up with the epoch's first sample
-    shares = [list(EpochBatches(9, 4, shuffle=False, rank=rank, world_size=2)) for rank in range(2)]
-    seen = sorted(index for share in shares for batch in share for _, index in batch)
-    assert seen == list(range(9))  # a test pass takes every video once
-
-
-def test_impossible_batches():
-    with pytest.raises(InputError, match="batch size 5 is not a multiple of the 2 processes"):
-        EpochBatches(10, 5, world_size=2)
-    with pytest.raises(InputError, match="3 videos do not fill one batch of 8"):
-        EpochBatches(3, 8, drop_last=True)
 
 
 def test_batches_of_equal_length():
-    batches = equal_length_batches([5, 3, 5, 5, 3], 2)
-    assert batches == [[(0, 1), (0, 4)], [(0, 0), (0, 2)], [(0, 3)]]
+    lengths, windows = [(5, 10), (3, 10), (5, 10), (5, 10), (3, 10), (1, 9)], [[(0, 9)]] * 6
+    batches = [[(0, 5, 0)], [(0, 1, 0), (0, 4, 0)], [(0, 0, 0), (0, 2, 0)], [(0, 3, 0)]]
+    assert evaluation_batches(lengths, windows, 2) == batches
+    assert [evaluation_batches(lengths, windows, 2, rank=rank, processes=2) for rank in range(2)] == [
+        batches[0::2],
+        batches[1::2],
+    ]
 
 
 def test_batches_of_windows():
     """A long video's windows follow each other by themselves; short videos stay together."""
     windows = [[(0, 4), (3, 7), (5, 9)], [(0, 3)], [(0, 3)], [(0, 4), (3, 7), (5, 9)]]
-    videos = equal_length_batches([9, 3, 3, 9], 2)
-    assert window_batches(videos, windows, 2) == [
-        [(0, 1), (0, 2)],
+    lengths = [(9, 10), (3, 10), (3, 10), (9, 10)]
+    assert evaluation_batches(lengths, windows, 2) == [
+        [(0, 1, 0), (0, 2, 0)],
         [(0, 0, 0), (0, 0, 1)],
         [(0, 0, 2)],
         [(0, 3, 0), (0, 3, 1)],
         [(0, 3, 2)],
     ]
-    assert window_batches(videos, [[(0, 9)]] * 4, 2) == videos
 
 
 # --- loader -----------------------------------------------------------------------------------------------------------
@@ -199,7 +189,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(videos):
     def two_epochs(workers):
         data = TrainClips(found, frames, seed=7, clip_span=40, store=store, fine_frames=8, **OPTIONS)
         batches = EpochBatches(len(data), 2, seed=7)
-        loader = make_loader(data, batches, workers=workers)
+        loader = Loader(data, batches, workers=workers)
         made = []
         for epoch in range(2):
             batches.set_position(epoch)
@@ -221,7 +211,7 @@ def test_resuming_within_an_epoch_gives_the_same_batches(videos):
     found, frames, _ = videos
     data = TrainClips(found, frames, seed=7, clip_span=40, **OPTIONS)
     batches = EpochBatches(len(data), 2, seed=7)
-    loader = make_loader(data, batches, workers=0)
+    loader = Loader(data, batches, workers=0)
     batches.set_position(4)
     whole = list(loader)
     batches.set_position(4, batch=2)
@@ -232,10 +222,10 @@ def test_resuming_within_an_epoch_gives_the_same_batches(videos):
 def test_test_videos_through_a_loader(videos):
     found, frames, store = videos
     data = clips.TestVideos(found, frames, store=store, **OPTIONS)
-    batches = list(make_loader(data, EpochBatches(len(data), 1, shuffle=False), workers=1))
+    batches = list(Loader(data, [[(0, index)] for index in range(len(data))], workers=1))
     assert [batch["videos"] for batch in batches] == [[video.id] for video, _ in found]
     assert [batch["labels"].shape[-1] for batch in batches] == [70, 80, 90, 60, 120]
-    assert all(batch["clip"].permute(0, 2, 3, 4, 1).is_contiguous() for batch in batches)
+    assert all(batch["clip"].is_contiguous() for batch in batches)
 
 
 def test_an_error_in_a_worker_keeps_its_line(videos):
@@ -246,6 +236,6 @@ def test_an_error_in_a_worker_keeps_its_line(videos):
         data[0, 1]
     for workers in (0, 1):
         with pytest.raises(InputError, match=r"BBB-000011\.jpg: unreadable frame") as error:
-            list(make_loader(data, EpochBatches(len(data), 1, shuffle=False), workers=workers))
+            list(Loader(data, [[(0, index)] for index in range(len(data))], workers=workers))
         assert str(error.value) == str(alone.value)
         assert "\n" not in str(error.value)

@@ -18,20 +18,20 @@ from datasets.clips import (
     find_videos,
     frame_labels,
     place_window,
-    select_videos,
+    positive_columns,
     video_frames,
     video_length,
 )
 from datasets.features import FeatureStore, FeatureWriter
-from datasets.frames import frame_path
+from datasets.frames import Listing, frame_path
 from datasets.kinds import CHARADES
 
 OPTIONS = {"num_classes": 3, "size": 16}
 
 
 def shades(clip):
-    """The frame numbers that a clip (3,T,H,W) of `write_video` shows (below 200)."""
-    return clip[0, :, 0, 0].tolist()
+    """The frame numbers that a clip (T,H,W,3) of `write_video` shows (below 200)."""
+    return clip[:, 0, 0, 0].tolist()
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def make_store(tmp_path):
     """A store whose frame t has the value t, on a level of 2 channels."""
 
     def make(lengths, stride=10):
-        settings = {"checkpoint": "best.pt", "checkpoint_sha256": "0", "stride": stride, "size": 16}
-        with FeatureWriter(tmp_path / "features", **settings) as writer:
+        settings = {"checkpoint": "best.pt", "checkpoint_sha256": "0", "stride": stride, "crop": 16, "dtype": "float16"}
+        with FeatureWriter(tmp_path / "features", settings) as writer:
             for name, T in lengths.items():
                 writer.write(name, {"layer1": torch.arange(T).view(1, T, 1, 1).expand(2, T, 7, 7).float()})
         return FeatureStore(tmp_path / "features")
@@ -119,7 +119,9 @@ def test_labels_equal_the_definition():
         actions = [Action(int(c), *map(float, ends)) for c, ends in enumerate(rng.uniform(-1, 70, (4, 2)).round(1))]
         labels = frame_labels(Video("AAA", "training", duration, tuple(actions)), n, 4)
         for label, start, end in actions:
-            assert labels[label].tolist() == [float(start < k * duration / n < end) for k in range(n)]
+            expected = [k for k in range(n) if start < k * duration / n < end]
+            assert labels[label].nonzero().flatten().tolist() == expected
+            assert list(positive_columns(start, end, duration, n)) == expected
 
 
 # --- window of features -----------------------------------------------------------------------------------------------
@@ -148,12 +150,12 @@ def test_window_of_features(mode, first, T, total, expected):
 
 def test_real_counts(annotations):
     read = CHARADES.load(annotations / "charades.json")
-    counts = {video.id: round(24 * video.duration) for video in read.videos}
+    listings = {video.id: Listing(round(24 * video.duration)) for video in read.videos}
     for subset, kept in (("training", 7909), ("testing", 1851)):
-        found = select_videos(read.subset(subset), counts, min_frames=162)
+        found = find_videos(read.subset(subset), "frames", min_frames=162, listings=listings)
         assert (len(found.videos), len(found.missing)) == (kept, 0)
         assert len(found.videos) + len(found.short) == CHARADES.videos[subset]
-        assert len(select_videos(read.subset(subset), counts, min_frames=1).videos) == CHARADES.videos[subset]
+        assert len(find_videos(read.subset(subset), "frames", listings=listings).videos) == CHARADES.videos[subset]
 
 
 def test_missing_and_short_videos(write_video, tmp_path):
@@ -196,9 +198,9 @@ def test_training_samples(write_video, tmp_path, make_store):
         first = shades(sample["clip"])[0]
         firsts.add(first)
         assert shades(sample["clip"]) == list(clip_frames(first, 190, stride=10, clip_span=64))
-        assert sample["clip"].shape == (3, 7, 16, 16)
+        assert sample["clip"].shape == (7, 16, 16, 3)
         assert torch.equal(sample["labels"], frame_labels(video, 190, 3)[:, first - 1 : first + 63])
-        assert (sample["start"], sample["num_frames"], sample["duration"]) == (first // 10, 190, 190 / 24)
+        assert (sample["start"], sample["num_frames"]) == (first // 10, 190)
         assert sample["fine_features"]["layer1"][0, :, 0, 0].tolist() == list(range(12))
     assert min(firsts) >= 1
     assert max(firsts) <= 190 - 64
@@ -263,8 +265,6 @@ def test_a_store_must_have_the_videos(write_video, tmp_path, make_store):
         clips.TestVideos(videos, tmp_path / "frames", store=make_store({"AAA": 2}), **OPTIONS)
     with pytest.raises(InputError, match=r"BBB\.safetensors: 3 frames of features where the video's JPEGs give 2"):
         clips.TestVideos(videos, tmp_path / "frames", store=make_store({"AAA": 2, "BBB": 3}), **OPTIONS)
-    with pytest.raises(InputError, match="fine_window last: choose one of first, centred"):
-        clips.TestVideos(videos, tmp_path / "frames", fine_window="last", **OPTIONS)
 
 
 def test_a_broken_frame_ends_the_sample(write_video, tmp_path):
@@ -320,7 +320,7 @@ def test_windows_are_pieces_of_the_whole(write_video, tmp_path, make_store, mode
     video = whole[0, 0]
     for number, (start, stop) in enumerate(data.windows[0]):
         sample = data[0, 0, number]
-        assert torch.equal(sample["clip"], video["clip"][:, start:stop])
+        assert torch.equal(sample["clip"], video["clip"][start:stop])
         assert torch.equal(sample["labels"], video["labels"][:, 10 * start : 10 * stop])
         assert sample["part"] == (number, data.windows[0])
         first = 0 if mode == "first" else min(max(start + 2 - 2, 0), 9 - 5)

@@ -73,8 +73,8 @@ def test_frames_count_from_one(write_video, tmp_path):
 def test_backends_agree(jpeg, fake_accimage):
     frames = {name: get_decoder(name)(jpeg) for name in ("auto", "torchvision", "pil", "accimage")}
     for frame in frames.values():
-        assert (frame.shape, frame.dtype) == ((3, 30, 40), torch.uint8)
-        assert frame.permute(1, 2, 0).is_contiguous()  # memory (H,W,3)
+        assert (frame.shape, frame.dtype) == ((30, 40, 3), torch.uint8)
+        assert frame.is_contiguous()
         assert (frame.int() - frames["pil"].int()).abs().max() <= 1
     assert get_decoder("auto") is get_decoder("torchvision")
 
@@ -84,7 +84,7 @@ def test_grey_becomes_rgb(tmp_path, backend, fake_accimage):
     path = tmp_path / "grey.jpg"
     Image.fromarray(np.full((16, 16), 77, np.uint8)).save(path)
     frame = get_decoder(backend)(path)
-    assert frame.shape == (3, 16, 16)
+    assert frame.shape == (16, 16, 3)
     assert (frame == 77).all()
 
 

@@ -52,24 +52,30 @@ def listed(monkeypatch) -> list[str]:
     return calls
 
 
-def look(frames: Path, videos=VIDEOS, **options) -> tuple[dict[str, Listing], list[str]]:
-    said: list[str] = []
-    return list_with_index(frames, videos, report=said.append, **options), said
+@pytest.fixture
+def look(frames, capsys):
+    """look(videos, spare) -> their listings, and the lines that are said."""
+
+    def look(videos=VIDEOS, spare: Path = frames.parent / "spare") -> tuple[dict[str, Listing], list[str]]:
+        capsys.readouterr()
+        return list_with_index(frames, videos, spare=spare), capsys.readouterr().out.splitlines()
+
+    return look
 
 
-def test_the_second_start_lists_nothing(frames, listed):
-    assert look(frames) == (WHOLE, [])
+def test_the_second_start_lists_nothing(frames, look, listed):
+    assert look() == (WHOLE, [])
     assert sorted(listed) == ["AAA", "BBB"]
     listed.clear()
-    assert look(frames) == (WHOLE, [])
+    assert look() == (WHOLE, [])
     assert listed == []
 
 
-def test_subsets_share_an_index(frames, listed):
-    look(frames, ["AAA"])
-    look(frames, ["BBB"])
+def test_subsets_share_an_index(frames, look, listed):
+    look(["AAA"])
+    look(["BBB"])
     listed.clear()
-    found, _ = look(frames, ["BBB", "AAA"])
+    found, _ = look(["BBB", "AAA"])
     assert list(found) == ["BBB", "AAA"]
     assert listed == []
 
@@ -84,39 +90,39 @@ def test_subsets_share_an_index(frames, listed):
         (lambda root: shutil.rmtree(root / "BBB"), Listing()),
     ],
 )
-def test_a_changed_folder_is_noticed(frames, listed, change, now):
-    look(frames)
+def test_a_changed_folder_is_noticed(frames, look, listed, change, now):
+    look()
     listed.clear()
     change(frames)
-    found, said = look(frames)
+    found, said = look()
     assert found == WHOLE | {"BBB": now}
     assert set(listed) <= {"BBB"}
     assert said == [f"{frames}: 1 of 2 known folders have changed and are listed again"]
-    assert look(frames) == (found, []), "holes and strays are remembered too"
+    assert look() == (found, []), "holes and strays are remembered too"
 
 
-def test_a_folder_with_its_old_times_is_noticed(frames):
+def test_a_folder_with_its_old_times_is_noticed(frames, look):
     """As unpacking an archive leaves it."""
-    look(frames)
+    look()
     before = os.stat(frames / "BBB")
     frame_path(frames, "BBB", 6).touch()
     os.utime(frames / "BBB", ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert look(frames)[0]["BBB"] == Listing(6)
+    assert look()[0]["BBB"] == Listing(6)
 
 
-def test_another_folder_in_its_place_is_noticed(frames):
-    look(frames)
+def test_another_folder_in_its_place_is_noticed(frames, look):
+    look()
     fill(frames.parent / "other", "BBB", range(1, 8))
     shutil.move(frames / "BBB", frames.parent / "old")
     shutil.move(frames.parent / "other" / "BBB", frames / "BBB")
-    assert look(frames)[0]["BBB"] == Listing(7)
+    assert look()[0]["BBB"] == Listing(7)
 
 
-def test_a_folder_that_may_still_be_changing_is_not_remembered(frames, listed, monkeypatch):
+def test_a_folder_that_may_still_be_changing_is_not_remembered(frames, look, listed, monkeypatch):
     monkeypatch.setattr(index, "SETTLING_SECONDS", 3600.0)
-    look(frames)
+    look()
     listed.clear()
-    assert look(frames) == (WHOLE, [])
+    assert look() == (WHOLE, [])
     assert sorted(listed) == ["AAA", "BBB"]
 
 
@@ -146,44 +152,44 @@ def write_folders(path: Path, folders: object) -> None:
         lambda path: write_folders(path, {"AAA": [1]}),
     ],
 )
-def test_a_damaged_index_is_written_anew(frames, listed, damage):
-    look(frames)
+def test_a_damaged_index_is_written_anew(frames, look, listed, damage):
+    look()
     whole = (frames / INDEX).read_bytes()
     listed.clear()
     damage(frames / INDEX)
-    assert look(frames) == (WHOLE, [f"{frames / INDEX}: damaged or of another version; the folders are listed again"])
+    assert look() == (WHOLE, [f"{frames / INDEX}: damaged or of another version; the folders are listed again"])
     assert sorted(listed) == ["AAA", "BBB"]
     assert (frames / INDEX).read_bytes() == whole
 
 
-def test_frames_that_cannot_be_written_to(frames, listed, tmp_path, monkeypatch):
+def test_frames_that_cannot_be_written_to(frames, look, listed, tmp_path, monkeypatch):
     spare = tmp_path / "run"
     spare.mkdir()
-    write = index.write_atomically
+    write = index.written_whole
 
-    def refuse(path, data):
+    def refuse(path, **options):
         if path.parent == frames:
             raise PermissionError(13, "Permission denied", str(path))
-        write(path, data)
+        return write(path, **options)
 
-    monkeypatch.setattr(index, "write_atomically", refuse)
-    look(frames, spare=spare)
+    monkeypatch.setattr(index, "written_whole", refuse)
+    look(spare=spare)
     listed.clear()
-    assert look(frames, spare=spare) == (WHOLE, [])
+    assert look(spare=spare) == (WHOLE, [])
     assert listed == []
     assert not (frames / INDEX).exists()
-    assert look(frames, spare=tmp_path / "absent") == (WHOLE, []), "without an index it works as well"
+    assert look(spare=tmp_path / "absent") == (WHOLE, []), "without an index it works as well"
 
 
 def test_an_absent_folder_of_frames(tmp_path):
     with pytest.raises(InputError, match=r"elsewhere: no such folder; set --data\.frames"):
-        list_with_index(tmp_path / "elsewhere", VIDEOS)
+        list_with_index(tmp_path / "elsewhere", VIDEOS, spare=tmp_path)
 
 
 def repeat(frames: Path, video: str) -> None:
     for number in range(1, 40):
         fill(frames, video, [number])
-        assert list_with_index(frames, [video], report=print)[video].last == number
+        assert list_with_index(frames, [video], spare=frames.parent)[video].last == number
 
 
 def test_processes_share_one(frames, capfd):
@@ -195,5 +201,5 @@ def test_processes_share_one(frames, capfd):
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
     assert "damaged" not in capfd.readouterr().out
-    assert look(frames)[0] == WHOLE
+    assert list_with_index(frames, VIDEOS, spare=frames.parent) == WHOLE
     assert [path.name for path in frames.iterdir() if path.is_file()] == [INDEX]

@@ -6,21 +6,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasets.windows import Blend, Window, borders, fade, scale, split
+from datasets.windows import Window, blend, borders, fade, scale, split
 
 splits = st.tuples(st.integers(1, 300), st.integers(1, 40), st.integers(0, 39)).filter(lambda s: s[2] < s[1])
 
 
 def blended(windows, parts):
-    blend = Blend(windows)
-    pieces = []
+    pieces, held = [], None
     for number, part in enumerate(parts):
-        assert not blend.complete
-        piece = blend.add(part)
+        piece, held = blend(windows, number, part, held)
         after = windows[number + 1].start if number + 1 < len(windows) else windows[-1].stop
         assert sum(p.shape[1] for p in pieces) + piece.shape[1] == after, "all that no later window covers"
         pieces.append(piece)
-    assert blend.complete
+    assert held is None
     return torch.cat(pieces, 1)
 
 
@@ -108,7 +106,7 @@ def test_what_windows_agree_on_stays_to_the_last_bit(case):
 
 def test_a_window_alone_is_not_touched():
     values = torch.randn(2, 5)
-    assert Blend(split(5, 8, 2)).add(values) is values
+    assert blend(split(5, 8, 2), 0, values)[0] is values
 
 
 def test_weights_do_not_fall_at_the_ends_of_the_video():

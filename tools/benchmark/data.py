@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.annotations import Video
-from datasets.batch import Preparer, make_loader
+from datasets.batch import Loader, Preparer
 from datasets.clips import TrainClips, VideoFrames
-from datasets.features import FeatureStore, FeatureWriter
+from datasets.features import FeatureStore, FeatureWriter, Settings
 from datasets.frames import frame_path, get_decoder, read_frames
 from datasets.transforms import MEAN, STD, View, augmented_view, render
 from eval.average_precision import average_precision
@@ -109,7 +109,7 @@ def worker(setting: Setting) -> Result:
     with jpeg_videos(2, frames + SPARE_FRAMES) as root:
         videos = [VideoFrames(Video(f"v{i}", "training", 30.0, ()), frames + SPARE_FRAMES) for i in range(2)]
         dataset = TrainClips(videos, root, seed=0, clip_span=frames, num_classes=CLASSES, size=SIZE, stride=1)
-        loader = make_loader(dataset, [[(epoch, epoch % 2)] for epoch in range(clips)], workers=1)
+        loader = Loader(dataset, [[(epoch, epoch % 2)] for epoch in range(clips)], workers=1)
         list(loader)  # the process starts, files get into the cache
         (seconds,) = _medians(setting, lambda: list(loader))
     return {"seconds": seconds / clips, "frames": frames, "clips": clips}
@@ -151,8 +151,14 @@ def store(setting: Setting) -> Result:
     start = (VIDEO_FRAMES - WINDOW) // 2
     with tempfile.TemporaryDirectory() as folder:
         ours, beside = Path(folder, "ours"), Path(folder, "beside")
-        options = {"checkpoint": "none", "checkpoint_sha256": "", "stride": 10, "size": SIZE}
-        with FeatureWriter(ours, **options) as writer:
+        settings: Settings = {
+            "checkpoint": "none",
+            "checkpoint_sha256": "",
+            "stride": 10,
+            "crop": SIZE,
+            "dtype": "float16",
+        }
+        with FeatureWriter(ours, settings) as writer:
             writer.write("v0", features)
         beside.mkdir()
         for level, x in features.items():

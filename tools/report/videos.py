@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from common.errors import InputError
 from configs.schema import Config
 from datasets.clips import place_window, video_length
-from datasets.frames import count_frames, frame_path
+from datasets.frames import frame_path, list_frames, usable_frames
 from eval.average_precision import average_precision
 from eval.charades_localize import Truth, frame_labels
 from eval.dense import read_steps
@@ -152,7 +152,7 @@ def read_frames(frames: Path, video: str, seconds: float) -> tuple[int, list[lis
     """Number of frames of a video (0 where unknown), its film strip, and notes on what is missing."""
     n = 0
     try:
-        n = count_frames(frames, video, allow_gaps=True)
+        n = usable_frames(frames, video, list_frames(frames, video), allow_gaps=True)
         return n, film_strip(frames, video, n, seconds), [] if n else [f"No frames of this video in {frames}."]
     except InputError as error:
         return n, [], [f"No film strip: {error}"]

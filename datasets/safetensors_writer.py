@@ -1,4 +1,4 @@
-"""A safetensors file that grows along time, for tensors that are never in memory whole.
+"""A safetensors file written along time, for tensors that are never in memory whole.
 
 The format (github.com/huggingface/safetensors, "Format"): the header's length in 8 bytes, a JSON header padded to a
 multiple of 8, then the tensors one after another. All lengths are known from the start, so that each piece goes to its
@@ -7,43 +7,40 @@ place at once; the finished file has the bytes that `safetensors.torch.save` giv
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from common.files import naming, temporary_path
+from common.files import naming, written_whole
 
 DTYPE_NAMES = {torch.float16: "F16", torch.float32: "F32"}
 
 
-class GrowingFile:
+class SafetensorsWriter:
     """Tensors {name: (T,...)} of one dtype, T the same in all, written from the first frame to the last."""
 
     def __init__(self, path: Path, shapes: Mapping[str, Sequence[int]], dtype: torch.dtype) -> None:
-        self.path, self.temporary = path, temporary_path(path)
-        self.shapes, self.dtype = {name: tuple(shapes[name]) for name in sorted(shapes)}, dtype
+        self.path, self.dtype = path, dtype
+        self.shapes = {name: tuple(shapes[name]) for name in sorted(shapes)}
         self.total, self.frames = next(iter(self.shapes.values()))[0], 0
-        header, end = {}, 0
+        begins, header, end = {}, {}, 0
         for name, shape in self.shapes.items():
-            begin, end = end, end + math.prod(shape) * dtype.itemsize
-            header[name] = {"dtype": DTYPE_NAMES[dtype], "shape": shape, "data_offsets": [begin, end]}
+            begins[name], end = end, end + math.prod(shape) * dtype.itemsize
+            header[name] = {"dtype": DTYPE_NAMES[dtype], "shape": shape, "data_offsets": [begins[name], end]}
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
-        self.places = {name: 8 + len(text) + entry["data_offsets"][0] for name, entry in header.items()}
-        with naming(path):
-            self.file = self.temporary.open("wb")
+        self.places = {name: 8 + len(text) + begin for name, begin in begins.items()}
+        with ExitStack() as opened:
+            temporary = opened.enter_context(written_whole(path, durable=True))
+            self.file = opened.enter_context(temporary.open("wb"))
             self.file.write(len(text).to_bytes(8, "little") + text)
+            self.opened = opened.pop_all()
 
-    @property
-    def complete(self) -> bool:
-        """Whether all frames have been written."""
-        return self.frames == self.total
-
-    def append(self, tensors: Mapping[str, Tensor]) -> None:
-        """The next frames {name: (t,...)}, contiguous on the CPU."""
+    def append(self, tensors: Mapping[str, Tensor]) -> bool:
+        """The next frames {name: (t,...)}, contiguous on the CPU; with the last ones the file gets its name (True)."""
         (t,) = {len(x) for x in tensors.values()}
         with naming(self.path):
             for name, shape in self.shapes.items():
@@ -53,16 +50,11 @@ class GrowingFile:
                 self.file.seek(self.places[name] + self.frames * math.prod(shape[1:]) * self.dtype.itemsize)
                 self.file.write(x.numpy().data)
         self.frames += t
-
-    def finish(self) -> None:
-        """Give the complete file its name."""
-        with naming(self.path):
-            self.file.flush()
-            os.fsync(self.file.fileno())
-            self.file.close()
-            self.temporary.replace(self.path)
+        if self.frames == self.total:
+            self.opened.close()
+        return self.frames == self.total
 
     def drop(self) -> None:
-        """Remove what has been written."""
-        self.file.close()
-        self.temporary.unlink(missing_ok=True)
+        """Remove what has been written of an incomplete file, also where a full disk keeps it from being closed."""
+        with suppress(EOFError, OSError), self.opened:
+            raise EOFError  # an error keeps the file from getting its name
