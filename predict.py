@@ -31,8 +31,8 @@ from datasets.assembly import class_names, input_size
 from datasets.clips import video_frames
 from datasets.frames import count_frames, get_decoder, read_frames
 from datasets.prepare.video import FPS, VideoFile
-from engine.launch import run_script, start
-from engine.networks import read_ours
+from engine.checkpoint import read_weights
+from engine.launch import run_script, set_up_process
 from models.official import holds_coarse
 from prediction.activities import find_activities, smooth, write_csv, write_json
 from prediction.network import ClipFile, Networks, Prediction, load_networks, predict
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def predict_all(command: Command, options: argparse.Namespace) -> None:
     """Every video; what is wrong with one does not keep the others from being predicted."""
     names = output_names(options.videos)
-    device = start(command)
+    device = set_up_process(command)
     nets = choose_networks(options, device)
     choose_windows(options, nets.config.eval)  # a mistake there ends it before the first video
     classes = choose_names(options, nets.config)
@@ -80,17 +80,21 @@ def choose_networks(options: argparse.Namespace, device: torch.device) -> Networ
     path = options.checkpoint
     if path.is_dir():
         raise InputError(f"{path}: a folder; --checkpoint is a file, as RUN/coarse/checkpoints/best.pt")
-    ours = read_ours(path)
-    if ours and options.config:
+    weights = read_weights(path)
+    if weights.stage and options.config:
         raise InputError(f"{path}: says itself how it was trained; --config goes with a published checkpoint")
-    config = load(*options.config or [DEFAULT_CONFIG]) if ours is None else Config.from_dict(ours["config"])
-    stage = ours["stage"] if ours else ("coarse" if holds_coarse(path) else "fine")
+    saved = weights.config
+    config = load(*options.config or [DEFAULT_CONFIG]) if saved is None else Config.from_dict(saved)
+    stage = weights.stage or ("coarse" if holds_coarse(weights.tensors) else "fine")
     if stage == "fine":
         if options.fine_checkpoint:
             raise InputError(f"{path}: a Fine stream already; --fine_checkpoint goes with one of the Coarse stream")
-        return load_networks(config, fine=path, coarse=None, device=device)
-    fine = fine_checkpoint(options, config) if config.model.fusion != "none" else None
-    return load_networks(config, fine=fine, coarse=path, device=device)
+        return load_networks(config, fine=weights, coarse=None, device=device)
+    fine = None
+    if config.model.fusion != "none":
+        fine_path = fine_checkpoint(options, config)
+        fine = weights if fine_path == path else read_weights(fine_path)
+    return load_networks(config, fine=fine, coarse=weights, device=device)
 
 
 def fine_checkpoint(options: argparse.Namespace, config: Config) -> Path:

@@ -5,8 +5,7 @@ python train_fine.py -gpu 0 --data.frames DIR --data.annotations FILE
 
 from configs.cli import Command, parse
 from engine.launch import run_script
-from engine.networks import build_fine
-from engine.training import fine_forward, run_stage
+from engine.training import run_stage
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -17,7 +16,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def train(command: Command) -> None:
-    run_stage(command, "fine", build=build_fine, forward=fine_forward)
+    run_stage(command, "fine")
 
 
 if __name__ == "__main__":

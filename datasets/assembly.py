@@ -7,13 +7,12 @@ import sys
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from common.errors import InputError
 from configs.schema import Config, Stage
 from datasets import KINDS
 from datasets.annotations import Annotations, Video, read_class_names
-from datasets.batch import EpochBatches, equal_length_batches, make_loader, window_batches
+from datasets.batch import EpochBatches, Loader, equal_length_batches, make_loader, window_batches
 from datasets.clips import MISSING_LIMIT, Found, TestVideos, TrainClips, VideoFrames, find_videos, video_length
 from datasets.features import FeatureStore, file_sha256
 from datasets.frames import Listing, get_decoder
@@ -129,7 +128,7 @@ def train_loader(
     fine_clips: bool = False,
     rank: int = 0,
     processes: int = 1,
-) -> DataLoader:
+) -> Loader:
     """Random clips of the training videos, in an order that the seed fixes; see `TrainClips`."""
     name = type(stage).__name__.lower()
     parts = processes * stage.accumulate * config.model.bn_splits
@@ -182,7 +181,7 @@ def video_loader(
     fine_clips: bool = False,
     rank: int = 0,
     processes: int = 1,
-) -> DataLoader:
+) -> Loader:
     """Videos in the test view, this process's share; those of one length, or one's windows, may share a batch."""
     evaluation = config.eval
     videos = TestVideos(

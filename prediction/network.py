@@ -18,11 +18,11 @@ from datasets.assembly import input_size
 from datasets.batch import Batch, prepare
 from datasets.clips import place_window, video_length
 from datasets.features import FeatureStore, FeatureWriter
-from datasets.joining import chosen_frames
 from datasets.transforms import centred_view, render
 from datasets.windows import Joins, Part, Window, split
-from engine.networks import build_coarse, build_fine, load_weights
-from engine.training import coarse_forward, fine_forward
+from engine.checkpoint import Weights
+from engine.evaluation import chosen_frames
+from engine.networks import build_coarse, build_fine, load_weights, logits_at_labels
 from models import prepare_for_inference
 from models.pooling import sampled_locations
 
@@ -41,11 +41,11 @@ class Networks:
     device: torch.device
 
 
-def load_networks(config: Config, *, fine: Path | None, coarse: Path | None, device: torch.device) -> Networks:
+def load_networks(config: Config, *, fine: Weights | None, coarse: Weights | None, device: torch.device) -> Networks:
     """Build what the checkpoints hold; each must hold all of its network."""
 
-    def ready(net: nn.Module, path: Path) -> nn.Module:
-        load_weights(net, path, complete=True)
+    def ready(net: nn.Module, weights: Weights) -> nn.Module:
+        load_weights(net, weights, complete=True)
         return prepare_for_inference(net.to(device))
 
     return Networks(
@@ -121,9 +121,9 @@ def predict(
         batch = _batch(clip, windows[number], columns[number])
         if store is not None:
             batch |= _fine_window(store, windows[number], data.fine_frames, data.fine_window)
-        net, forward = (nets.fine, fine_forward) if nets.coarse is None else (nets.coarse, coarse_forward)
+        net = nets.fine if nets.coarse is None else nets.coarse
         with sampled_locations(net) as passes:
-            result = forward(net, prepare(batch, nets.device))
+            result, _ = logits_at_labels(net, prepare(batch, nets.device))
         for (locations,) in passes:
             chosen.extend(chosen_frames(Part(number, windows), locations.tolist(), data.stride))
         return result

@@ -46,7 +46,7 @@ def test_one_process_is_the_main_one_and_shares_with_itself():
     assert distributed.gather("a") == distributed.collect("a") == ["a"]
     assert distributed.highest(3, 1) == [3, 1]
     assert distributed.mean(torch.tensor(2.0)) == 2
-    assert distributed.has_last_word()
+    assert distributed.claim_last_word()
     norm = nn.Sequential(SubBatchNorm3d(3))
     assert distributed.gathered_state(norm).keys() == norm.state_dict().keys()
     distributed.barrier()

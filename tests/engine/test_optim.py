@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from configs.schema import Coarse, Fine
-from engine.optim import make_optimizer, make_scheduler
+from engine.step import make_optimizer, make_scheduler
 from models import CoarseNet, FineNet
 from models.official import official_name
 

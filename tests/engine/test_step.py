@@ -5,18 +5,19 @@ import shutil
 import pytest
 import torch
 
+from datasets.batch import prepare
 from engine.checkpoint import read_checkpoint
-from tests.engine.toy import ToyLoader, lines, make_trainer
+from tests.engine.toy import CPU, ToyLoader, lines, make_trainer
 
 
 def test_half_precision_by_autocast(tmp_path):
     """Weights, gradients and losses stay float32; what the convolutions compute is half."""
     trainer = make_trainer(tmp_path, epochs=1, precision="bf16")
     seen = []
-    trainer.model[0].register_forward_hook(lambda net, args, output: seen.append(output.dtype))
+    trainer.net.layers[0].register_forward_hook(lambda net, args, output: seen.append(output.dtype))
     trainer.run()
     assert set(seen) == {torch.bfloat16}
-    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    assert {p.dtype for p in trainer.net.parameters()} == {torch.float32}
     full = make_trainer(tmp_path / "full", epochs=1)
     full.run()
     for a, b in zip(lines(tmp_path, "train"), lines(tmp_path / "full", "train"), strict=True):
@@ -43,7 +44,7 @@ def test_clipped_gradients(tmp_path):
     for limit in (None, 1e-3, 1e3):
         trainer = make_trainer(tmp_path / str(limit), max_steps=1, clip_grad=limit)
         trainer.run()
-        norms[limit] = torch.cat([p.grad.flatten() for p in trainer.model.parameters()]).norm().item()
+        norms[limit] = torch.cat([p.grad.flatten() for p in trainer.net.parameters()]).norm().item()
     assert norms[1e-3] == pytest.approx(1e-3, rel=1e-3)
     assert norms[1e3] == norms[None] > 1e-3
 
@@ -58,9 +59,9 @@ def test_accumulated_gradients_equal_the_undivided_batch(tmp_path, parts):
     gradients = []
     for accumulate in (1, parts):
         trainer = make_trainer(tmp_path, accumulate=accumulate, loader=loader)
-        trainer.model.eval()
-        losses, _ = trainer.step.gradients(batch)
-        gradients.append([losses, *(p.grad for p in trainer.model.parameters())])
+        trainer.net.eval()
+        losses, _ = trainer.step.gradients(prepare(batch, CPU))
+        gradients.append([losses, *(p.grad for p in trainer.net.parameters())])
     assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
     for a, b in zip(gradients[0][1:], gradients[1][1:], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
@@ -70,8 +71,8 @@ def test_accumulated_gradients_equal_the_undivided_batch(tmp_path, parts):
 def test_compiled(tmp_path):
     """The same training to rounding, and the same names in the checkpoint."""
     plain, compiled = make_trainer(tmp_path / "plain", max_steps=2), make_trainer(tmp_path / "compiled", max_steps=2)
-    plain.model[3].p = compiled.model[3].p = 0.0
-    compiled.model.compile()
+    plain.net.layers[3].p = compiled.net.layers[3].p = 0.0
+    compiled.net.compile()
     for trainer in (plain, compiled):
         trainer.run()
     ours, theirs = (read_checkpoint(trainer.last)["model"] for trainer in (compiled, plain))

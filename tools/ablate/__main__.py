@@ -22,7 +22,7 @@ from pathlib import Path
 from common.arguments import COUNT, Parser, check_outputs
 from common.errors import InputError, one_line
 from common.progress import progress, say
-from common.signals import Stopped, left_at_once
+from common.signals import Stopped, stop_at_once
 from configs.cli import parse
 from configs.files import ConfigError
 from configs.schema import Config
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
     typed = sys.argv[1:] if argv is None else argv
     try:
-        with left_at_once():
+        with stop_at_once():
             ablate(args, shlex.join(["python", "-m", "tools.ablate", *typed]))
     except (InputError, ConfigError, OSError) as error:
         print(f"ablate: error: {one_line(error)}", file=sys.stderr)
