@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
-from common.progress import progress, say
+from common.progress import progress, report, say
 from common.signals import Stopped, deferred, is_dead_worker, requested, stop_requests
 from configs.schema import Config
 from datasets.batch import Batch, EpochBatches, Loader, Preparer, pad, time_lengths
@@ -231,7 +231,7 @@ class Trainer:
         """A line of training on the console, in due course, and in the record."""
         epoch, step, lr = self._epochs_done(), self.position.step, self.step.optimizer.param_groups[0]["lr"]
         losses, mAP = half.means(), self.step.scores.compute()
-        say(
+        report(
             f"epoch {epoch:.1f}/{self.options.epochs}, step {step}: loc {losses['loc_loss']:.4f}, "
             f"cls {losses['cls_loss']:.4f}, total {losses['loss']:.4f}, mAP {percent(mAP)}, lr {lr:g} "
             f"({half.compute_seconds:.1f} s computing, {half.data_seconds:.1f} s waiting for data)"

@@ -2,9 +2,11 @@
 
 import math
 import signal
+from types import SimpleNamespace
 
 import pytest
 
+from common import progress as progress_module
 from common.signals import Stopped
 from engine import distributed
 from engine.checkpoint import read_checkpoint
@@ -23,7 +25,8 @@ def test_a_validation_after_each_round_and_at_the_end(tmp_path):
     assert trainer.finished
 
 
-def test_a_line_each_half_epoch(tmp_path, capsys):
+def test_a_line_each_half_epoch(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(progress_module, "_pace", progress_module._Pace())
     make_trainer(tmp_path, epochs=2).run()
     train = lines(tmp_path, "train")
     assert [(line["epoch"], line["step"], line["steps"]) for line in train] == [
@@ -38,6 +41,30 @@ def test_a_line_each_half_epoch(tmp_path, capsys):
     for said in ("epoch 0.5/2, step 2: loc ", "cls ", "total ", "mAP ", "s waiting for data"):
         assert said in out
     assert "\r" not in out, "no bar without a terminal"
+
+
+def test_lines_of_training_are_far_between(tmp_path, capsys, monkeypatch):
+    """However short the epochs: at most one in half a minute, beside validations, and all of them in the record."""
+    now, loader = [0.0], ToyLoader(samples=4)
+    monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(progress_module, "_pace", progress_module._Pace())
+    collate = loader.collate
+
+    def collate_in_a_second(keys):
+        now[0] += 1
+        return collate(keys)
+
+    loader.collate = collate_in_a_second
+    make_trainer(tmp_path, epochs=40, round_epochs=20, loader=loader).run()
+    said = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert said == [
+        "epoch 0.5/40, step 1",
+        "epoch 15.5/40, step 31",
+        "validation after epoch 20, step 40",
+        "epoch 30.5/40, step 61",
+        "validation after epoch 40, step 80",
+    ]
+    assert len(lines(tmp_path, "train")) == 80
 
 
 def test_losses_are_means_of_the_half(tmp_path, monkeypatch):
