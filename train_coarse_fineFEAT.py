@@ -5,7 +5,9 @@
 With `coarse.fine_source: network` (configs/charades_joint.yaml) both streams in one network, without a store.
 """
 
-from configs.cli import Command, parse
+from functools import partial
+
+from configs.cli import parse
 from engine.launch import run_script
 from engine.training import run_stage
 
@@ -17,11 +19,7 @@ def main(argv: list[str] | None = None) -> None:
         description="Stage 3: train or evaluate the Coarse-Fine network.",
         with_eval_only=True,
     )
-    run_script(__file__, command, argv, train)
-
-
-def train(command: Command) -> None:
-    run_stage(command, "coarse")
+    run_script(__file__, command, argv, partial(run_stage, stage="coarse"))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from common.files import written_whole
+from common.progress import say
 from configs.schema import Config, diff
 from models import CheckpointError
 from models.official import read_checkpoint as read_file
@@ -115,13 +116,15 @@ def checksum(contents: object) -> str:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_newest(path: Path, *, stage: str) -> tuple[dict[str, Any], str | None]:
-    """The checkpoint, or where it is damaged the one before it, and then a line that says so."""
+def read_newest(path: Path, *, stage: str) -> dict[str, Any]:
+    """The checkpoint, or where it is damaged the one before it; says so then."""
     try:
-        return read_checkpoint(path, stage=stage), None
+        return read_checkpoint(path, stage=stage)
     except CheckpointError as error:
         try:
-            return read_checkpoint(previous(path), stage=stage), f"{error}; continuing from {previous(path).name}"
+            contents = read_checkpoint(previous(path), stage=stage)
+            say(f"{error}; continuing from {previous(path).name}")
+            return contents
         except CheckpointError:
             raise CheckpointError(error.what, remedy="delete it, or start again with --run.resume never") from None
 

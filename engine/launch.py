@@ -27,18 +27,15 @@ def run_script(script: str, command: Command, argv: Sequence[str] | None, work: 
     """
     prog = Path(script).name
     try:
-        if distributed.started_by_torchrun():
-            with stop_at_once():
-                work_together(command, work)
-        elif (processes := processes_wanted(command)) > 1:
+        processes = 1 if distributed.started_by_torchrun() else processes_wanted(command)
+        if processes > 1:
             argv = sys.argv[1:] if argv is None else argv
             status, line = distributed.launch(script, [str(arg) for arg in argv], processes)
             if line:
                 print(f"{prog}: error: {line}", file=sys.stderr)
             raise SystemExit(status)
-        else:
-            with stop_at_once():
-                work(command)
+        with stop_at_once():
+            work_in_this_process(command, work)
     except (InputError, OSError) as error:
         exit_with(f"{prog}: error: {one_line(error)}", 1)
     except Stopped as stopped:
@@ -70,9 +67,10 @@ def processes_wanted(command: Command) -> int:
     return wanted or 1
 
 
-def work_together(command: Command, work: Callable[[Command], None]) -> None:
-    """The work as one of several processes, of which the main one speaks."""
-    distributed.join(choose_device(command.gpus))
+def work_in_this_process(command: Command, work: Callable[[Command], None]) -> None:
+    """The work, alone or as one of several processes, of which the main one speaks."""
+    if distributed.started_by_torchrun():
+        distributed.join(choose_device(command.gpus))
     with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if distributed.is_main() else nowhere):
         work(command)
 

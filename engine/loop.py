@@ -40,10 +40,6 @@ from engine.step import Step, make_scheduler
 from models import CheckpointError
 
 
-class NonFiniteLossError(InputError):
-    """Training diverged: the message names step (from 1) and videos. The last checkpoint is untouched."""
-
-
 @dataclass
 class Position:
     """How far a run has come: the next batch is number `batch` of `epoch`; `step` optimizer steps are done.
@@ -112,9 +108,7 @@ class Trainer:
 
         Options that have changed since are said, and hold from here on.
         """
-        state, warning = read_newest(self.last, stage=self.identity["stage"])
-        if warning:
-            say(warning)
+        state = read_newest(self.last, stage=self.identity["stage"])
         for line in changed_settings(self.last, state["config"], self.identity["config"], self.identity["stage"]):
             say(line)
         groups = self.step.optimizer.state_dict()["param_groups"]
@@ -220,7 +214,7 @@ class Trainer:
         values, signal = self.step.gradients(batch)
         if not all(math.isfinite(value) for value in values.values()):
             videos = [video for share in distributed.gather(batch["videos"]) for video in share]
-            raise NonFiniteLossError(
+            raise InputError(
                 f"the loss is {values['loss']} at step {self.position.step + 1} (videos {', '.join(videos)}); "
                 f"lower the learning rate; {self.last} is the last good checkpoint"
             )

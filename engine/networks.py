@@ -1,7 +1,7 @@
 """The networks of a configuration: built, run on a batch, given the weights to start from or to be evaluated with."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -30,30 +30,18 @@ def build(config: Config, stage: str) -> Network:
 
 
 def build_fine(config: Config) -> FineNet:
-    return FineNet(**_common_options(config))
-
-
-def build_coarse(config: Config) -> CoarseNet:
     model = config.model
-    return CoarseNet(
-        pool=model.pool,
-        fusion=model.fusion,
-        alignment=model.alignment,
-        gaussian_scale=model.gaussian_scale,
-        **_common_options(config),
+    return FineNet(
+        num_classes=config.data.num_classes,
+        variant=model.variant,
+        bn_splits=model.bn_splits,
+        dropout=model.dropout,
+        checkpoint_activations=model.checkpoint_activations,
     )
 
 
-def _common_options(config: Config) -> dict[str, Any]:
-    """What both streams have in common; the values are of several types."""
-    model = config.model
-    return {
-        "num_classes": config.data.num_classes,
-        "variant": model.variant,
-        "bn_splits": model.bn_splits,
-        "dropout": model.dropout,
-        "checkpoint_activations": model.checkpoint_activations,
-    }
+def build_coarse(config: Config) -> CoarseNet:
+    return CoarseNet(num_classes=config.data.num_classes, **asdict(config.model))
 
 
 # --- running ----------------------------------------------------------------------------------------------------------

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from common import progress as progress_module
+from common.errors import InputError
 from common.signals import Stopped
 from engine import distributed
 from engine.checkpoint import read_checkpoint
-from engine.loop import NonFiniteLossError
 from tests.engine.toy import ToyLoader, lines, make_trainer, same
 
 # --- rounds -----------------------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         return batch
 
     loader.collate = collate_with_broken_labels
-    with pytest.raises(NonFiniteLossError) as error:
+    with pytest.raises(InputError) as error:
         trainer.run()
     assert "the loss is nan at step 6 " in str(error.value)
     for _, index in loader.seen[-2:]:
