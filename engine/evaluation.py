@@ -69,21 +69,16 @@ class Evaluation:
         net = prepare_for_inference(net)
         losses: Lists = defaultdict(list)
         grids: Lists = defaultdict(list)
-        whole_videos = WholeVideos(self.stride)
+        join = WindowJoiner(self.stride)
         with torch.no_grad(), sampled_locations(net) as passes:
             for batch in self._batches():
                 logits, _ = logits_at_labels(net, batch)
-                for locations in passes:
-                    for video, part, chosen in zip(batch["videos"], batch["parts"], locations.tolist(), strict=True):
-                        grids[video] += chosen_frames(part, chosen, self.stride)
-                passes.clear()
-                for videos in whole_videos(batch, logits):
-                    for row in range(len(videos.ids)):
-                        one = slice(row, row + 1)
-                        loss = loss_at_labels(videos.logits[one], videos.labels[one], videos.mask[one])
-                        for name, value in loss.items():
-                            losses[name].append(value.item())
-                    self.add(videos)
+                if passes:  # of Grid Pool, where there is one
+                    rows = zip(batch["videos"], batch["parts"], passes.pop().tolist(), strict=True)
+                    for video, part, locations in rows:
+                        grids[video] += chosen_frames(part, locations, self.stride)
+                for videos in join(batch, logits):
+                    self.add(videos, losses)
         return self._metrics(losses, grids)
 
     def _batches(self) -> Iterator[Batch]:
@@ -99,10 +94,14 @@ class Evaluation:
                 yield prepare(batch, self.device)
         next(batches, None)  # the bar's last word
 
-    def add(self, videos: "WholeVideo") -> None:
-        """What is scored of equally long videos."""
+    def add(self, videos: "WholeVideos", losses: Lists) -> None:
+        """Each video's losses and what is scored of it."""
         probabilities = torch.sigmoid(videos.logits)
         for row, video in enumerate(videos.ids):
+            one = slice(row, row + 1)
+            loss = loss_at_labels(videos.logits[one], videos.labels[one], videos.mask[one])
+            for name, value in loss.items():
+                losses[name].append(value.item())
             self.evaluator.add(
                 video,
                 probabilities[row].T.float().cpu().numpy(),
@@ -154,7 +153,7 @@ class Evaluation:
 # --- whole videos from windows ----------------------------------------------------------------------------------------
 
 
-class WholeVideo(NamedTuple):
+class WholeVideos(NamedTuple):
     """Whole test videos of equal length: b of them, or one whose windows have been blended."""
 
     ids: list[str]
@@ -164,7 +163,7 @@ class WholeVideo(NamedTuple):
     num_frames: Tensor  # (b,), frames of the videos
 
 
-class WholeVideos:
+class WindowJoiner:
     """Joins the logits of windows, which come in order, and their labels.
 
     Logits are blended, not probabilities: the loss of a video is then that of the very prediction that is scored. What
@@ -176,7 +175,7 @@ class WholeVideos:
         self.joins = Joins({"logits": stride, "labels": stride})
         self.pieces: dict[str, list[dict[str, Tensor]]] = defaultdict(list)
 
-    def __call__(self, batch: Batch, logits: Tensor) -> Iterator[WholeVideo]:
+    def __call__(self, batch: Batch, logits: Tensor) -> Iterator[WholeVideos]:
         """A batch of test videos and its logits (B,C,L): as they are where the videos fit one window each.
 
         Otherwise each video by itself, once its last window is there; one of which a window could not be read never
@@ -184,7 +183,7 @@ class WholeVideos:
         """
         ids, labels, num_frames = batch["videos"], batch["labels"], batch["num_frames"]
         if all(len(part.windows) == 1 for part in batch["parts"]):
-            yield WholeVideo(ids, logits, labels, batch["mask"], num_frames)
+            yield WholeVideos(ids, logits, labels, batch["mask"], num_frames)
             return
         for row, (video, part) in enumerate(zip(ids, batch["parts"], strict=True)):
             piece = self.joins.add(video, part, {"logits": logits[row], "labels": labels[row]})
@@ -195,7 +194,7 @@ class WholeVideos:
             if piece:
                 whole = {name: torch.cat([piece[name] for piece in pieces], 1)[None] for name in piece}
                 mask = labels.new_ones(1, whole["labels"].shape[2])
-                yield WholeVideo([video], whole["logits"], whole["labels"], mask, num_frames[row : row + 1])
+                yield WholeVideos([video], whole["logits"], whole["labels"], mask, num_frames[row : row + 1])
 
 
 def chosen_frames(part: Part, locations: Sequence[float], stride: int) -> list[float]:

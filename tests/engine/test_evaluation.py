@@ -9,7 +9,7 @@ from configs.schema import Config, Data, Run
 from datasets.annotations import Action, Video
 from datasets.batch import collate
 from datasets.windows import Blend, Part, Window, scale, split
-from engine.evaluation import Evaluation, WholeVideos, selected_score
+from engine.evaluation import Evaluation, WindowJoiner, selected_score
 from tests.engine.toy import CLASSES, CPU, FRAMES, ToyLoader, ToyNet
 
 
@@ -81,13 +81,13 @@ def logits_of(batch):
 def test_short_videos_pass_as_they_are():
     batch = collate([*samples("AAA", 5, 6, 2), *samples("BBB", 5, 6, 2)])
     logits = logits_of(batch)
-    (whole,) = WholeVideos(STRIDE)(batch, logits)
+    (whole,) = WindowJoiner(STRIDE)(batch, logits)
     assert whole.ids == ["AAA", "BBB"]
     assert (whole.logits is logits, whole.labels is batch["labels"], whole.mask is batch["mask"]) == (True,) * 3
 
 
 def test_a_long_video_comes_once_when_it_is_whole():
-    rows, join = samples("AAA", 15, 6, 2), WholeVideos(STRIDE)
+    rows, join = samples("AAA", 15, 6, 2), WindowJoiner(STRIDE)
     assert len(rows) == 4
     blend, blended = Blend(scale(rows[0]["part"].windows, STRIDE)), []
     for pair in (rows[:2], rows[2:]):
@@ -108,7 +108,7 @@ def test_a_long_video_comes_once_when_it_is_whole():
 
 def test_a_video_with_an_unreadable_window_never_comes():
     for lost in range(4):
-        join, made = WholeVideos(STRIDE), []
+        join, made = WindowJoiner(STRIDE), []
         rows = samples("AAA", 15, 6, 2)
         for row in (*rows[:lost], *rows[lost + 1 :], *samples("BBB", 15, 6, 2)):
             batch = collate([row])
