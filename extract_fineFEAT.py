@@ -18,7 +18,8 @@ from datasets.clips import video_length
 from datasets.features import FeatureWriter, Settings, file_sha256
 from datasets.windows import Joins
 from engine import distributed
-from engine.launch import run_script, start
+from engine.checkpoint import read_weights
+from engine.launch import run_script, set_up_process
 from engine.networks import build_fine, load_weights
 from models import prepare_for_inference
 
@@ -33,13 +34,13 @@ def main(argv: list[str] | None = None) -> None:
 @torch.no_grad()
 def extract(command: Command) -> None:
     """Features of all videos, training and test, in the test view: in one pass a video, or by `eval.window`."""
-    device, config = start(command), command.config
+    device, config = set_up_process(command), command.config
     checkpoint, stride = config.features_checkpoint, config.data.stride
     if not checkpoint.is_file():
         raise InputError(f"{checkpoint}: no such checkpoint; run train_fine.py first, or set --features.checkpoint")
     videos = usable_videos(config, list(read_annotations(config).videos), "Videos")
     net = build_fine(config)
-    load_weights(net, checkpoint, complete=True)
+    load_weights(net, read_weights(checkpoint), complete=True)
     net = prepare_for_inference(net.to(device))
     settings: Settings = {
         "checkpoint": str(checkpoint),
@@ -51,7 +52,8 @@ def extract(command: Command) -> None:
     if config.eval.window is not None:
         settings |= {"window": config.eval.window, "overlap": config.eval.common_frames}
     with FeatureWriter(writable(config.features_dir, "--features.dir"), settings) as writer:
-        share = videos[distributed.rank() :: distributed.size()]
+        rank, processes = distributed.rank(), distributed.size()
+        share = videos[rank::processes]
         checked = progress(share, len(share), "Looking for features that are there already")
         left = [
             entry
@@ -60,8 +62,7 @@ def extract(command: Command) -> None:
         ]
         left = [entry for part in distributed.gather(left) for entry in part]
         print(f"{config.features_dir}: {len(videos) - len(left)} videos complete, {len(left)} to extract")
-        place = {"rank": distributed.rank(), "processes": distributed.size()}
-        loader, joins = video_loader(config, left, device, **place), Joins()
+        loader, joins = video_loader(config, left, device, rank=rank, processes=processes), Joins()
         for batch in progress(loader, len(loader), "Extracting"):
             batch = prepare(batch, device)
             store(writer, joins, batch, net.features(batch["clip"]))

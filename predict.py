@@ -24,7 +24,7 @@ from configs.schema import Config
 from datasets.annotations import read_class_names
 from datasets.assembly import class_names, input_size
 from datasets.prepare.video import FPS
-from engine.launch import run_script, start
+from engine.launch import run_script, set_up_process
 from prediction.activities import find_activities, smooth, what_was_found, write_csv, write_json
 from prediction.network import LONGEST, ClipFile, Networks, choose_windows, load_networks, predict
 from prediction.timeline import timeline_figure
@@ -45,8 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def predict_all(command: Command, options: argparse.Namespace) -> None:
     """Every video; what is wrong with one does not keep the others from being predicted."""
     names = output_names(options.videos)
+    device = set_up_process(command)
     nets = load_networks(
-        options.checkpoint, fine_checkpoint=options.fine_checkpoint, configs=options.config, device=start(command)
+        options.checkpoint, fine_checkpoint=options.fine_checkpoint, configs=options.config, device=device
     )
     choose_windows(nets.config, window=options.window, overlap=options.overlap)  # a mistake ends it before the first
     classes = choose_names(options, nets.config)

@@ -3,21 +3,18 @@
 python train_fine.py -gpu 0 --data.frames DIR --data.annotations FILE
 """
 
-from configs.cli import Command, parse
+from functools import partial
+
+from configs.cli import parse
 from engine.launch import run_script
-from engine.networks import build_fine
-from engine.training import fine_forward, run_stage
+from engine.training import run_stage
 
 
 def main(argv: list[str] | None = None) -> None:
     command = parse(
         argv, prog="train_fine.py", description="Stage 1: train or evaluate the Fine stream.", with_eval_only=True
     )
-    run_script(__file__, command, argv, train)
-
-
-def train(command: Command) -> None:
-    run_stage(command, "fine", build=build_fine, forward=fine_forward)
+    run_script(__file__, command, argv, partial(run_stage, stage="fine"))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What long work shows: a bar on a terminal, elsewhere a line now and then; and lines that do not run into the bar."""
 
+import math
 import sys
 import time
 import warnings
@@ -10,13 +11,31 @@ with warnings.catch_warnings():  # pkbar announces its use of pkg_resources at e
     import pkbar
 
 
-SIGN_OF_LIFE_SECONDS = 300.0
+SIGN_OF_LIFE_SECONDS = 30.0  # the least from one line about the progress of work to the next
+
+
+class _Pace:
+    """How often lines come where there is no terminal, whatever work they are about."""
+
+    def __init__(self) -> None:
+        self.last = -math.inf
+        self.report = ""  # that came too early
+
+    def say(self, line: str) -> None:
+        """Print the line, or the report that waits, unless the one before it has just come."""
+        now = time.monotonic()
+        if now - self.last >= SIGN_OF_LIFE_SECONDS:
+            print(self.report or line, flush=True)
+            self.last, self.report = now, ""
+
+
+_pace = _Pace()
 
 
 def progress(items: Iterable, total: int, title: str) -> Iterator:
     """The items, of which there are `total`; meanwhile their progress.
 
-    On a terminal that is a bar with rate and remaining time, elsewhere a line every few minutes; for no items, nothing.
+    On a terminal that is a bar with rate and remaining time, elsewhere a line every 30 seconds; for no items, nothing.
     """
     if total == 0:
         yield from items
@@ -33,15 +52,22 @@ def _bar(total: int, title: str) -> Callable[[int], None]:
 
 
 def _lines(total: int, title: str) -> Callable[[int], None]:
-    last = time.monotonic()
+    begun = time.monotonic()
 
     def update(done: int) -> None:
-        nonlocal last
-        if time.monotonic() - last > SIGN_OF_LIFE_SECONDS:
-            last = time.monotonic()
-            print(f"{title}: {done} of {total}", flush=True)
+        if time.monotonic() - begun >= SIGN_OF_LIFE_SECONDS:
+            _pace.say(f"{title}: {done} of {total}")
 
     return update
+
+
+def report(line: str) -> None:
+    """What work says of itself as it goes on: on a terminal each line, elsewhere the latest one every 30 seconds."""
+    if sys.stdout.isatty():
+        say(line)
+    else:
+        _pace.report = line
+        _pace.say(line)
 
 
 def say(line: str) -> None:

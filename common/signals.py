@@ -56,13 +56,13 @@ def stop_requests() -> Iterator[None]:
 
 
 @contextmanager
-def left_at_once() -> Iterator[None]:
+def stop_at_once() -> Iterator[None]:
     """Within the context a signal raises `Stopped` there and then: for work whose every file is written whole."""
 
-    def leave(number: int, frame: FrameType | None) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
-    with _handled_by(leave):
+    with _handled_by(stop):
         yield
 
 
@@ -72,16 +72,22 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def is_dead_worker(error: BaseException) -> bool:
+    """Whether an error says that a loader's worker has died; what a worker raises arrives as it was raised.
+
+    PyTorch raises it from its SIGCHLD handler, wherever the main thread happens to be. It is a plain RuntimeError, of
+    which only the text tells.
+    """
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
 
 
 @contextmanager
 def deferred(number: int) -> Iterator[None]:
-    """Within the context a signal only waits; what handles it runs afterwards.
-
-    PyTorch raises from its SIGCHLD handler when a loader's worker dies, wherever the main thread happens to be.
-    """
+    """Within the context a signal only waits; what handles it runs afterwards."""
     handler = signal.getsignal(number)
     if not callable(handler):
         yield

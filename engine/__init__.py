@@ -1,1 +1,1 @@
-"""Training and evaluation loops, optimisation, checkpoints and logs; nothing in here knows the networks or the data."""
+"""A stage, from its configuration to its results: networks, training, evaluation, checkpoints and logs."""

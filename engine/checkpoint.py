@@ -7,20 +7,25 @@ all that continuing needs (optimizer, scheduler, position, random states), and t
 
 import hashlib
 import json
-import os
-import pickle
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
-from common.errors import InputError
-from configs.schema import diff
+from common.files import written_whole
+from common.progress import say
+from configs.schema import Config, diff
+from models import CheckpointError
+from models.official import read_checkpoint as read_file
+from models.official import tensors_of
 
+VERSION = "0.1.0"  # of this code, in every checkpoint; as in pyproject.toml
 FORMAT = 1
 FIXED = {  # what the network is, and what it is shown: changed, it would be another network or another task
     "data.kind", "data.num_classes", "data.stride", "data.size",
@@ -34,8 +39,14 @@ STAGE_3_ONLY = {
 }  # fmt: skip
 
 
-class CheckpointError(InputError):
-    """A checkpoint that cannot be read or does not belong to this run; the message names file and remedy."""
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def identity(stage: str, config: Config) -> dict[str, Any]:
+    """What a checkpoint says of the run that wrote it."""
+    values = config.to_dict()
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return {"stage": stage, "config": values, "config_sha256": digest, "version": VERSION}
 
 
 def previous(path: Path) -> Path:
@@ -44,38 +55,30 @@ def previous(path: Path) -> Path:
 
 
 def save_checkpoint(path: Path, contents: Mapping[str, Any], *, keep_previous: bool = False) -> None:
-    """Write under a temporary name in the same folder, flush to disk, then rename."""
+    """Write a checkpoint that survives a power cut; the one before it is kept where asked for."""
     contents = {"format": FORMAT, **contents, "checksum": checksum(contents)}
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(contents, file)
-            file.flush()
-            os.fsync(file.fileno())
+    with written_whole(path, durable=True) as temporary:
+        try:
+            with temporary.open("wb") as file:
+                torch.save(contents, file)
+        except RuntimeError as error:  # how PyTorch may report a full disk
+            raise _full_disk(str(error).splitlines()[0]) from error
         if keep_previous and path.is_file():
             _keep(path, previous(path))
-        temporary.replace(path)
-        _flush_folder(path.parent)
-    except OSError as error:  # writing does not name the file
-        raise OSError(f"{path}: {error.strerror or error}") from error
-    except RuntimeError as error:  # how PyTorch may report a full disk
-        raise OSError(f"{path}: could not be written ({str(error).splitlines()[0]}); is the disk full?") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def save_weights(path: Path, state: Mapping[str, torch.Tensor], identity: Mapping[str, Any]) -> None:
-    """The weights alone as safetensors, whole or not at all, with stage and configuration as JSON in the metadata."""
+def save_weights(path: Path, state: Mapping[str, Tensor], identity: Mapping[str, Any]) -> None:
+    """The weights alone as safetensors, with stage and configuration as JSON in the metadata."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    metadata = {"stage": identity["stage"], "config": json.dumps(identity["config"])}
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, temporary, metadata)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise OSError(f"{path}: could not be written ({error}); is the disk full?") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as temporary:
+        try:
+            save_file(tensors, temporary, {"stage": identity["stage"], "config": json.dumps(identity["config"])})
+        except SafetensorError as error:
+            raise _full_disk(str(error)) from error
+
+
+def _full_disk(said: str) -> OSError:
+    return OSError(f"could not be written ({said}); is the disk full?")
 
 
 def _keep(path: Path, name: Path) -> None:
@@ -87,39 +90,14 @@ def _keep(path: Path, name: Path) -> None:
         shutil.copyfile(path, name)
 
 
-def read_weights(path: Path) -> dict[str, Any]:
-    """What `save_weights` wrote: {"stage", "config", "model"}."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        stage, config = metadata["stage"], json.loads(metadata["config"])
-        if not (isinstance(config, dict) and all(isinstance(options, dict) for options in config.values())):
-            raise ValueError("config")
-        return {"stage": stage, "config": config, "model": tensors}
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged, or not weights of these scripts") from error
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a renaming survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def checksum(contents: object) -> str:
     """SHA-256 over tensors and plain values, nested in dictionaries and lists."""
     digest = hashlib.sha256()
 
     def add(value: object) -> None:
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, Tensor):
             digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         elif isinstance(value, Mapping):
             for key, item in value.items():
                 digest.update(repr(key).encode())
@@ -135,15 +113,20 @@ def checksum(contents: object) -> str:
     return digest.hexdigest()
 
 
-def read_newest(path: Path, *, stage: str) -> tuple[dict[str, Any], str | None]:
-    """The checkpoint, or where it is damaged the one before it, and then a line that says so."""
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_newest(path: Path, *, stage: str) -> dict[str, Any]:
+    """The checkpoint, or where it is damaged the one before it; says so then."""
     try:
-        return read_checkpoint(path, stage=stage), None
+        return read_checkpoint(path, stage=stage)
     except CheckpointError as error:
         try:
-            return read_checkpoint(previous(path), stage=stage), f"{error}; continuing from {previous(path).name}"
+            contents = read_checkpoint(previous(path), stage=stage)
+            say(f"{error}; continuing from {previous(path).name}")
+            return contents
         except CheckpointError:
-            raise error from None
+            raise CheckpointError(error.what, remedy="delete it, or start again with --run.resume never") from None
 
 
 def read_checkpoint(path: Path, *, stage: str | None = None) -> dict[str, Any]:
@@ -153,29 +136,63 @@ def read_checkpoint(path: Path, *, stage: str | None = None) -> dict[str, Any]:
         CheckpointError: where it is missing, damaged (if only by a single flipped bit), holds code,
             or is of another stage than the one asked for.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
-    try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: refused: it holds more than tensors and plain values") from error
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file may trip torch's reader anywhere, over errors of any kind
-        raise CheckpointError(f"{path}: damaged; delete it, or start again with --run.resume never") from error
-    return verified(path, contents, stage=stage)
+    return _verified(path, read_file(path), stage)
 
 
-def verified(path: Path, contents: object, *, stage: str | None = None) -> dict[str, Any]:
-    """What torch.load has found in `path`, if it is whole, ours, and of the stage asked for (see `read_checkpoint`)."""
-    if not isinstance(contents, dict) or contents.get("format") != FORMAT:
+def _verified(path: Path, contents: dict[str, Any], stage: str | None = None) -> dict[str, Any]:
+    if contents.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of these scripts")
     stored = contents.pop("checksum", None)
     if stored != checksum({key: value for key, value in contents.items() if key != "format"}):
-        raise CheckpointError(f"{path}: damaged (its checksum differs); delete it, or use --run.resume never")
+        raise CheckpointError(f"{path}: damaged (its checksum differs)")
     if stage is not None and contents["stage"] != stage:
         raise CheckpointError(f"{path}: a checkpoint of stage {contents['stage']}, where one of {stage} is needed")
     return contents
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """The weights of a file that these scripts wrote, or of a published one, which says nothing of itself."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]  # by the file's names
+    stage: str | None = None  # "fine" or "coarse"; None of a published file, as `config`
+    config: Mapping[str, Mapping[str, Any]] | None = None  # of the run that trained them
+
+    def of_stream(self, stage: str) -> dict[str, Tensor]:
+        """One stream's weights by its own names, where the file is of a network of both; else none."""
+        prefix = f"{stage}."
+        return {name.removeprefix(prefix): x for name, x in self.tensors.items() if name.startswith(prefix)}
+
+
+def read_weights(path: Path) -> Weights:
+    """The weights of a checkpoint or safetensors file of ours, verified, or of a published file."""
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    contents = read_file(path)
+    if contents.get("format") != FORMAT:
+        return Weights(path=path, tensors=tensors_of(contents, path))
+    contents = _verified(path, contents)
+    return Weights(path=path, tensors=contents["model"], stage=contents["stage"], config=contents["config"])
+
+
+def _read_safetensors(path: Path) -> Weights:
+    """What `save_weights` wrote."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        stage, config = metadata["stage"], json.loads(metadata["config"])
+        if not (isinstance(config, dict) and all(isinstance(options, dict) for options in config.values())):
+            raise ValueError("config")
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged, or not weights of these scripts") from error
+    return Weights(path=path, tensors=tensors, stage=stage, config=config)
+
+
+# --- continuing -------------------------------------------------------------------------------------------------------
 
 
 def changed_settings(

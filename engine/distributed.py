@@ -71,23 +71,22 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def has_last_word() -> bool:
-    """Whether this process, of those that fail, is the first: it tells the user why, the others are its echo."""
+def claim_last_word() -> bool:
+    """Ask to be the one process that tells the user why the run ends; False where another one has asked before.
+
+    The first that fails knows the cause, the others are its echo.
+    """
     try:
         return _store is None or _store.add("last word", 1) == 1
-    except RuntimeError:  # the store went down with the process that kept it
+    except dist.DistError:  # the store went down with the process that kept it
         return False
-
-
-def leave_the_last_word() -> None:
-    """Let none of the processes tell the user why they fail: their launcher does."""
-    has_last_word()
 
 
 def is_lost_connection(error: BaseException) -> bool:
     """Whether an error only says that another process is gone."""
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and size() > 1 and any(word in text for word in ("gloo", "nccl", "tcpstore"))
+    if size() == 1 or not isinstance(error, RuntimeError):
+        return False
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()  # Gloo's are plain RuntimeErrors
 
 
 def mean(values: Tensor) -> Tensor:
@@ -117,11 +116,12 @@ def gather(value: Any) -> list[Any]:
 
 
 def collect(value: Any) -> list[Any]:
-    """Every process's value, by rank, in the main one; nothing in the others."""
+    """Every process's value, by rank, in the main one; nothing in the others, which wait until that has them."""
     if size() == 1:
         return [value]
     values = [None] * size() if is_main() else None
     dist.gather_object(value, values)
+    barrier()
     return values or []
 
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 import torch
 
 from common.errors import InputError, one_line
-from common.signals import Stopped, left_at_once
+from common.signals import Stopped, is_dead_worker, stop_at_once
 from configs.cli import Command
 from engine import distributed
 from models import cpu_kernels
@@ -27,31 +27,28 @@ def run_script(script: str, command: Command, argv: Sequence[str] | None, work: 
     """
     prog = Path(script).name
     try:
-        if distributed.started_by_torchrun():
-            with left_at_once():
-                work_together(command, work)
-        elif (processes := processes_wanted(command)) > 1:
+        processes = 1 if distributed.started_by_torchrun() else processes_wanted(command)
+        if processes > 1:
             argv = sys.argv[1:] if argv is None else argv
             status, line = distributed.launch(script, [str(arg) for arg in argv], processes)
             if line:
                 print(f"{prog}: error: {line}", file=sys.stderr)
             raise SystemExit(status)
-        else:
-            with left_at_once():
-                work(command)
+        with stop_at_once():
+            work_in_this_process(command, work)
     except (InputError, OSError) as error:
-        end(f"{prog}: error: {one_line(error)}", 1)
+        exit_with(f"{prog}: error: {one_line(error)}", 1)
     except Stopped as stopped:
-        end(f"{prog}: {stopped}", stopped.status)
+        exit_with(f"{prog}: {stopped}", stopped.status)
     except KeyboardInterrupt:
-        end(f"{prog}: interrupted", 130)
+        exit_with(f"{prog}: interrupted", 130)
     except Exception as error:
-        if str(error).startswith("DataLoader worker"):  # one that died; what one raises arrives as it was raised
-            end(f"{prog}: error: {str(error).splitlines()[0]} (out of memory?); the same command continues", 1)
+        if is_dead_worker(error):
+            exit_with(f"{prog}: error: {str(error).splitlines()[0]} (out of memory?); the same command continues", 1)
         if distributed.is_lost_connection(error):
             time.sleep(FIRST_WORD_SECONDS)
-            end(f"{prog}: error: another process has ended; the same command continues", 1)
-        if not distributed.has_last_word():
+            exit_with(f"{prog}: error: another process has ended; the same command continues", 1)
+        if not distributed.claim_last_word():
             raise SystemExit(1) from None
         raise
     finally:
@@ -70,25 +67,26 @@ def processes_wanted(command: Command) -> int:
     return wanted or 1
 
 
-def work_together(command: Command, work: Callable[[Command], None]) -> None:
-    """The work as one of several processes, of which the main one speaks."""
-    distributed.join(choose_device(command.gpus))
+def work_in_this_process(command: Command, work: Callable[[Command], None]) -> None:
+    """The work, alone or as one of several processes, of which the main one speaks."""
+    if distributed.started_by_torchrun():
+        distributed.join(choose_device(command.gpus))
     with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if distributed.is_main() else nowhere):
         work(command)
 
 
-def end(line: str, status: int) -> NoReturn:
+def exit_with(line: str, status: int) -> NoReturn:
     """Leave with one line; of several processes that end, the first alone says it."""
     if distributed.local_rank() > 0 and not distributed.joined():
         time.sleep(FIRST_WORD_SECONDS)  # a mistake that all processes find at their start ends the first one first
-    if distributed.has_last_word():
+    if distributed.claim_last_word():
         print(line, file=sys.stderr, flush=True)
     else:
         time.sleep(FIRST_WORD_SECONDS)  # the first one's status is the run's
     raise SystemExit(status) from None
 
 
-def start(command: Command) -> torch.device:
+def set_up_process(command: Command) -> torch.device:
     """Memory, seed, threads and device of a script."""
     cpu_kernels.ask_for_huge_pages()
     run = command.config.run

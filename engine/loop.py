@@ -1,9 +1,6 @@
 """The training loop, the same for both stages (Coarse-Fine Networks, section 4.1).
 
-The step (engine.step), the data and the metrics arrive as arguments:
-
-    loader -> batches; loader.batch_sampler.set_position(epoch, batch) says where it continues
-    prepare(batch, device) -> the batch on the device, ready for the step
+    rounds -> epochs -> optimizer steps (engine.step); a validation (engine.evaluation) after each round
 
 With several processes (engine.distributed) each runs this on its share of every batch, and all stop together.
 """
@@ -12,7 +9,7 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from signal import SIGCHLD
@@ -20,30 +17,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from common.errors import InputError
-from common.progress import progress, say
-from common.signals import Stopped, deferred, requested, stop_requests
-from configs.schema import Stage
+from common.progress import progress, report, say
+from common.signals import Stopped, deferred, is_dead_worker, requested, stop_requests
+from configs.schema import Config
+from datasets.batch import Batch, EpochBatches, Loader, Preparer, pad, time_lengths
 from engine import distributed
 from engine.checkpoint import (
-    CheckpointError,
     changed_settings,
+    identity,
+    previous,
     random_state,
     read_newest,
     save_checkpoint,
     save_weights,
     set_random_state,
 )
-from engine.evaluation import Batch, Prepare
-from engine.log import RunLog, percent
-from engine.meter import Meter
-from engine.step import Step
-
-
-class NonFiniteLossError(InputError):
-    """Training diverged: the message names step (from 1) and videos. The last checkpoint is untouched."""
+from engine.evaluation import Evaluation, selected_score
+from engine.log import Meter, RunLog, percent
+from engine.step import Step, make_scheduler
+from models import CheckpointError
 
 
 @dataclass
@@ -63,32 +57,27 @@ class Position:
 class Trainer:
     """Trains one stage: epochs, a validation after each round, checkpoints `last.pt` and `best.pt`.
 
-    Args:
-        step: how a batch changes the weights; its scores are what the console reports as the mAP of training clips.
-        folder: of the stage; `checkpoints/`, `metrics.jsonl` and `tensorboard/` are written there.
-        validate: model -> metrics, with the value to select by under "selection".
-        keep: called with the metrics of a validation that is the best so far, once `best.pt` is written.
-        identity: what goes into every checkpoint beside the weights, "stage" and "config" among it.
+    `checkpoints/`, `metrics.jsonl` and `tensorboard/` are written in the stage's folder of the run.
     """
 
     def __init__(
         self,
+        config: Config,
+        stage: str,
         *,
-        step: Step,
-        scheduler: LRScheduler,
-        loader: Iterable[Batch],
-        prepare: Prepare,
-        validate: Callable[[nn.Module], dict[str, Any]],
-        keep: Callable[[Mapping[str, Any]], None],
-        stage: Stage,
-        folder: Path,
-        identity: Mapping[str, Any],
+        net: nn.Module,
+        loader: Loader,
+        evaluation: Evaluation,
         device: torch.device,
     ) -> None:
-        self.step, self.model, self.optimizer, self.scheduler = step, step.model, step.optimizer, scheduler
-        self.loader, self.prepare, self.validate = loader, prepare, validate
-        self.keep = keep
-        self.stage, self.folder, self.identity, self.device = stage, folder, identity, device
+        self.config, self.options = config, config.fine if stage == "fine" else config.coarse
+        self.net, self.loader, self.evaluation, self.device = net, loader, evaluation, device
+        assert isinstance(loader.batch_sampler, EpochBatches), "batches of training are in an order of their own"
+        self.batches = loader.batch_sampler
+        self.prepare = Preparer()
+        self.step = Step(net, config, stage, device)
+        self.scheduler = make_scheduler(self.step.optimizer, self.options)
+        self.folder, self.identity = config.run_dir / stage, identity(stage, config)
         self.position = Position()
 
     @property
@@ -100,24 +89,32 @@ class Trainer:
         return self.folder / "checkpoints" / "best.pt"
 
     @property
+    def can_resume(self) -> bool:
+        return self.last.is_file() or previous(self.last).is_file()
+
+    @property
     def finished(self) -> bool:
-        at = self.position
-        return at.epoch >= self.stage.epochs or (self.stage.max_steps is not None and at.step >= self.stage.max_steps)
+        at, limit = self.position, self.options.max_steps
+        return at.epoch >= self.options.epochs or (limit is not None and at.step >= limit)
+
+    def forget_earlier_run(self) -> None:
+        """Remove what is of another run in this folder; `run` replaces its `last.pt`."""
+        for path in (self.best, self.best.with_suffix(".safetensors"), previous(self.last)):
+            path.unlink(missing_ok=True)
+        self.evaluation.forget()
 
     def resume(self) -> None:
         """Continue where `last.pt` was written or, where that is damaged, the checkpoint before it.
 
         Options that have changed since are said, and hold from here on.
         """
-        state, warning = read_newest(self.last, stage=self.identity["stage"])
-        if warning:
-            say(warning)
+        state = read_newest(self.last, stage=self.identity["stage"])
         for line in changed_settings(self.last, state["config"], self.identity["config"], self.identity["stage"]):
             say(line)
-        groups = self.optimizer.state_dict()["param_groups"]
+        groups = self.step.optimizer.state_dict()["param_groups"]
         try:
-            self.model.load_state_dict(distributed.own_share(state["model"], self.model))
-            self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
+            self.net.load_state_dict(distributed.own_share(state["model"], self.net))
+            self.step.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"{self.last}: of a network that is configured otherwise; use its configuration, another --run.dir, "
@@ -147,12 +144,13 @@ class Trainer:
             try:
                 self._rounds(log)
             except RuntimeError as error:
-                if requested() and str(error).startswith("DataLoader worker"):  # it died of the same request
-                    raise Stopped(requested()) from None
-                if requested() and distributed.is_lost_connection(error):  # the launcher ends us for another's end
-                    distributed.leave_the_last_word()
-                    raise Stopped(requested()) from None
-                raise
+                if not requested():
+                    raise
+                if distributed.is_lost_connection(error):  # the launcher ends us for another's end, and says so
+                    distributed.claim_last_word()
+                elif not is_dead_worker(error):  # a worker dies of the same request
+                    raise
+                raise Stopped(requested()) from None
 
     def _rounds(self, log: RunLog) -> None:
         at = self.position
@@ -169,7 +167,7 @@ class Trainer:
                 self._save_last()
 
     def _round_is_over(self) -> bool:
-        return self.position.batch == 0 and self.position.epoch % self.stage.round_epochs == 0
+        return self.position.batch == 0 and self.position.epoch % self.options.round_epochs == 0
 
     def _lower_rate(self) -> None:
         """One step of the schedule."""
@@ -179,13 +177,13 @@ class Trainer:
 
     def _train_epoch(self, log: RunLog) -> None:
         """The rest of an epoch, or as much of it as the limit of steps leaves; `last.pt` after each half."""
-        at, total = self.position, self.loader.batch_sampler.batches_per_epoch
-        self.loader.batch_sampler.set_position(at.epoch, at.batch)
-        self.model.train()
-        half, waiting = Meter(self.step.scores), time.perf_counter()
-        title = f"Epoch {at.epoch + 1}/{self.stage.epochs}"
+        at, total = self.position, self.batches.batches_per_epoch
+        self.batches.set_position(at.epoch, at.batch)
+        self.net.train()
+        half, waiting = Meter(), time.perf_counter()
+        title = f"Epoch {at.epoch + 1}/{self.options.epochs}"
         for batch in progress(self.loader, total - at.batch, title):
-            batch = self.prepare(batch, self.device)
+            batch = self._prepared(batch)
             begun = time.perf_counter()
             losses, signal = self._take_step(batch)
             at.batch, at.step = at.batch + 1, at.step + 1
@@ -194,7 +192,7 @@ class Trainer:
             waiting = now
             if at.batch in (total // 2, total) or self.finished:
                 self._report(log, half)
-                half, waiting = Meter(self.step.scores), time.perf_counter()
+                half, waiting = Meter(), time.perf_counter()
             if signal:
                 self._save_last()
                 raise Stopped(signal)
@@ -205,12 +203,18 @@ class Trainer:
         if at.batch >= total:  # above, where the run continues with larger batches
             at.epoch, at.batch = at.epoch + 1, 0
 
+    def _prepared(self, batch: Batch) -> Batch:
+        """The batch on the device; the processes' shares are padded to one length, as they would be in one process."""
+        if distributed.size() > 1:
+            batch = pad(batch, *distributed.highest(*time_lengths(batch)))
+        return self.prepare(batch, self.device)
+
     def _take_step(self, batch: Batch) -> tuple[dict[str, float], int]:
         """One optimizer step: the losses of the batch over all processes, and the signal to stop on (0: none)."""
         values, signal = self.step.gradients(batch)
         if not all(math.isfinite(value) for value in values.values()):
             videos = [video for share in distributed.gather(batch["videos"]) for video in share]
-            raise NonFiniteLossError(
+            raise InputError(
                 f"the loss is {values['loss']} at step {self.position.step + 1} (videos {', '.join(videos)}); "
                 f"lower the learning rate; {self.last} is the last good checkpoint"
             )
@@ -218,26 +222,26 @@ class Trainer:
         return values, signal
 
     def _report(self, log: RunLog, half: Meter) -> None:
-        values, epoch, step = half.compute(), self._epochs_done(), self.position.step
-        values["lr"] = self.optimizer.param_groups[0]["lr"]
-        say(
-            f"epoch {epoch:.1f}/{self.stage.epochs}, step {step}: loc {values['loc_loss']:.4f}, "
-            f"cls {values['cls_loss']:.4f}, total {values['loss']:.4f}, mAP {percent(values['mAP'])}, "
-            f"lr {values['lr']:g} ({values['compute_seconds']:.1f} s computing, "
-            f"{values['data_seconds']:.1f} s waiting for data)"
+        """A line of training on the console, in due course, and in the record."""
+        epoch, step, lr = self._epochs_done(), self.position.step, self.step.optimizer.param_groups[0]["lr"]
+        losses, mAP = half.means(), self.step.scores.compute()
+        report(
+            f"epoch {epoch:.1f}/{self.options.epochs}, step {step}: loc {losses['loc_loss']:.4f}, "
+            f"cls {losses['cls_loss']:.4f}, total {losses['loss']:.4f}, mAP {percent(mAP)}, lr {lr:g} "
+            f"({half.compute_seconds:.1f} s computing, {half.data_seconds:.1f} s waiting for data)"
         )
-        log.write("train", epoch=epoch, step=step, values=values)
+        log.write("train", epoch=epoch, step=step, values={**losses, "mAP": mAP, **half.work(), "lr": lr})
 
     def _epochs_done(self) -> float:
-        return round(self.position.epoch + self.position.batch / self.loader.batch_sampler.batches_per_epoch, 4)
+        return round(self.position.epoch + self.position.batch / self.batches.batches_per_epoch, 4)
 
     def _validate(self, log: RunLog) -> None:
         """Metrics of the present weights, which are kept where they are the best so far."""
         at, epoch = self.position, self._epochs_done()
-        metrics = self.validate(self._with_all_statistics())
-        state = distributed.gathered_state(self.model)
+        metrics = self.evaluation(self._with_all_statistics())
+        state = distributed.gathered_state(self.net)
         if distributed.is_main():
-            score = metrics.pop("selection")
+            score = selected_score(metrics, self.config.data.kind)
             say(
                 f"validation after epoch {epoch:g}, step {at.step}: mAP official {percent(metrics['mAP_official'])}, "
                 f"released {percent(metrics['mAP_released'])}, loss {metrics['loss']:.4f}; best is by {percent(score)}"
@@ -247,24 +251,24 @@ class Trainer:
                 at.best = score
                 self._save(self.best, state, metrics=metrics)
                 save_weights(self.best.with_suffix(".safetensors"), state, self.identity)
-                self.keep(metrics)
+                self.evaluation.keep(metrics)
         at.best = distributed.gather(at.best)[0]
 
     def _with_all_statistics(self) -> nn.Module:
         """The network with the running statistics of all processes, aggregated."""
         if distributed.size() == 1:
-            return self.model
-        model = copy.deepcopy(self.model)
-        model.load_state_dict(distributed.gathered_state(self.model))
-        return model
+            return self.net
+        net = copy.deepcopy(self.net)
+        net.load_state_dict(distributed.gathered_state(self.net))
+        return net
 
     def _save_last(self) -> None:
-        state, rng = distributed.gathered_state(self.model), distributed.gather(random_state())
+        state, rng = distributed.gathered_state(self.net), distributed.gather(random_state())
         if distributed.is_main():
             self._save(
                 self.last,
                 state,
-                optimizer=self.optimizer.state_dict(),
+                optimizer=self.step.optimizer.state_dict(),
                 scheduler=self.scheduler.state_dict(),
                 scaler=self.step.scaler.state_dict(),
                 rng=rng,

@@ -1,56 +1,94 @@
-"""One optimizer step: the gradients of a batch, by autocast, in parts and over all processes.
+"""One optimizer step: the gradients of a batch, by autocast, in parts and over all processes; then SGD.
 
-The network and what it learns from arrive as arguments:
-
-    forward(model, batch) -> logits (B,C,L), at the frames of batch["labels"]
-    criterion(logits, labels, mask, mask_total=...) -> {"loss", "cls_loss", "loc_loss"}
+Learning rates are those of section 4.1: ten times higher for the fusion layers, lowered after given rounds.
 """
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
+from torch.optim import SGD
+from torch.optim.lr_scheduler import MultiStepLR
 
 from common.signals import requested
+from configs.schema import Config, Stage
+from datasets.batch import Batch
 from engine import distributed
-from engine.evaluation import Batch, Criterion, Forward
+from engine.log import ClipScores
+from engine.networks import logits_at_labels
+from models.losses import loss_at_labels
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class TrainingScores(Protocol):
-    """The mAP of the clips trained on since it was last asked."""
-
-    def add(self, batch: Batch, probabilities: Tensor) -> None: ...
-
-    def compute(self) -> float | None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class SecondHead:
-    """Another output of the network that is trained beside its logits.
-
-    Its losses are reported as NAME_loss and so on, and `weight` times its loss is part of the loss.
+class Step:
+    """Gradients of a batch, then an update of the weights by them.
 
     Attributes:
-        forward: model, batch -> logits as of the trainer's `forward`, and this head's (B,C,L') at its own labels.
-        labels, mask: where a batch has these, (B,C,L') and (B,L').
-        criterion: as the trainer's.
+        optimizer, scaler: what a checkpoint keeps beside the weights; the scaler is at work in fp16 only.
+        scores: the mAP of the clips trained on.
+        fine_loss_weight: of the Fine stream's loss beside the Coarse one's; None where one stream is trained.
     """
 
-    name: str
-    forward: Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
-    labels: str
-    mask: str
-    criterion: Criterion
-    weight: float
+    def __init__(self, net: nn.Module, config: Config, stage: str, device: torch.device) -> None:
+        options, precision = config.fine if stage == "fine" else config.coarse, config.run.precision
+        both = stage == "coarse" and config.coarse.fine_source == "network" and not config.coarse.fine_frozen
+        self.net, self.device, self.scores = net, device, ClipScores()
+        self.accumulate, self.clip_grad = options.accumulate, options.clip_grad
+        self.fine_loss_weight = config.coarse.fine_loss_weight if both else None
+        self.optimizer = make_optimizer(net, options, fusion_lr_factor=config.coarse.fusion_lr_factor)
+        self.autocast = torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.parallel: DistributedDataParallel | None = None
+        if distributed.size() > 1:  # every process keeps running statistics of its own
+            with warnings.catch_warnings():  # its successor would overwrite them at the start
+                warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+                self.parallel = DistributedDataParallel(net, broadcast_buffers=False)
+
+    def gradients(self, batch: Batch) -> tuple[dict[str, float], int]:
+        """Gradients of the batch, summed over its parts as if it were one.
+
+        Returns its losses over all processes, and the signal on which all of them stop (0: none).
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        masks = [batch["mask"]] if self.fine_loss_weight is None else [batch["mask"], batch["fine_labels_mask"]]
+        mask_totals = [distributed.mean(mask.sum()) for mask in masks]  # as gradients, averaged over processes
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
+        for part, share, is_last in parts_of(batch, self.accumulate):
+            with nullcontext() if is_last or self.parallel is None else self.parallel.no_sync():
+                logits, losses = self._losses(part, [total * share for total in mask_totals])
+                self.scaler.scale(losses["loss"] * share).backward()
+            for name, value in losses.items():
+                sums[name] = sums[name] + value.detach() * share
+            self.scores.add(part, torch.sigmoid(logits.detach()))
+        asked = torch.tensor(float(requested()), device=self.device)
+        *values, asked_any = distributed.mean(torch.stack([*sums.values(), asked])).tolist()
+        return dict(zip(sums, values, strict=True)), distributed.highest(requested())[0] if asked_any else 0
+
+    def _losses(self, part: Batch, mask_totals: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits and losses of a part of a batch; those of the Fine stream, where it is trained too, by `fine_NAME`."""
+        with self.autocast:
+            logits, fine_logits = logits_at_labels(self.parallel or self.net, part)
+        losses = loss_at_labels(logits, part["labels"], part["mask"], mask_total=mask_totals[0])
+        if self.fine_loss_weight is not None and fine_logits is not None:
+            labels, mask = part["fine_labels"], part["fine_labels_mask"]
+            fine = loss_at_labels(fine_logits, labels, mask, mask_total=mask_totals[1])
+            losses["loss"] = losses["loss"] + self.fine_loss_weight * fine["loss"]
+            losses |= {f"fine_{name}": value for name, value in fine.items()}
+        return logits, losses
+
+    def update(self) -> None:
+        """New weights by the gradients."""
+        if self.clip_grad is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
 
 def parts_of(batch: Batch, parts: int) -> Iterator[tuple[Batch, float, bool]]:
@@ -61,88 +99,32 @@ def parts_of(batch: Batch, parts: int) -> Iterator[tuple[Batch, float, bool]]:
     samples = len(batch["videos"])
     parts = min(parts, samples)
     for number in range(parts):
-        part = _rows(batch, slice(number, None, parts))
+        part: Batch = _rows(batch, slice(number, None, parts))
         yield part, len(part["videos"]) / samples, number == parts - 1
 
 
-def _rows(value: Any, rows: slice) -> Any:
+def _rows(value: Any, rows: slice) -> Any:  # what a batch holds: tensors and lists, also in dictionaries
     return {key: _rows(item, rows) for key, item in value.items()} if isinstance(value, Mapping) else value[rows]
 
 
-class Step:
-    """Gradients of a batch, then an update of the weights by them.
+def make_optimizer(net: nn.Module, stage: Stage, *, fusion_lr_factor: float = 1.0) -> SGD:
+    """SGD with momentum over two groups: parameters with `fusion` in their name, and all others.
 
-    Args:
-        scores: is fed the probabilities of every clip.
-        accumulate: parts of whole samples in which a batch goes through the network.
-        clip_grad: the largest norm of all gradients together; None: any.
-        precision: "fp32", or "bf16" or "fp16" by autocast, fp16 with scaled gradients.
-        second_head: what else is trained; None where the logits are all.
+    Weight decay reaches every parameter, norms and biases included, as published.
     """
+    named = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for name, p in named if "fusion" not in name], "lr": stage.lr},
+        {"params": [p for name, p in named if "fusion" in name], "lr": stage.lr * fusion_lr_factor},
+    ]
+    return SGD(
+        [group for group in groups if group["params"]],
+        lr=stage.lr,
+        momentum=stage.momentum,
+        weight_decay=stage.weight_decay,
+    )
 
-    def __init__(
-        self,
-        *,
-        model: nn.Module,
-        forward: Forward,
-        criterion: Criterion,
-        optimizer: Optimizer,
-        scores: TrainingScores,
-        accumulate: int,
-        clip_grad: float | None,
-        device: torch.device,
-        precision: str = "fp32",
-        second_head: SecondHead | None = None,
-    ) -> None:
-        self.model, self.forward, self.criterion = model, forward, criterion
-        self.optimizer, self.scores, self.second_head = optimizer, scores, second_head
-        self.accumulate, self.clip_grad, self.device = accumulate, clip_grad, device
-        self.autocast = torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        self.network = model
-        if distributed.size() > 1:  # every process keeps running statistics of its own
-            with warnings.catch_warnings():  # its successor would overwrite them at the start
-                warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
-                self.network = DistributedDataParallel(model, broadcast_buffers=False)
 
-    def gradients(self, batch: Batch) -> tuple[dict[str, float], int]:
-        """Gradients of the batch, summed over its parts as if it were one.
-
-        Returns its losses over all processes, and the signal on which all of them stop (0: none).
-        """
-        self.optimizer.zero_grad(set_to_none=True)
-        masks = ["mask"] if self.second_head is None else ["mask", self.second_head.mask]
-        mask_totals = [distributed.mean(batch[mask].sum()) for mask in masks]  # as gradients, averaged over processes
-        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
-        for part, share, is_last in parts_of(batch, self.accumulate):
-            alone = nullcontext() if is_last or self.network is self.model else self.network.no_sync()
-            with alone:
-                logits, losses = self._losses(part, [total * share for total in mask_totals])
-                self.scaler.scale(losses["loss"] * share).backward()
-            for name, value in losses.items():
-                sums[name] = sums[name] + value.detach() * share
-            self.scores.add(part, torch.sigmoid(logits.detach()))
-        asked = torch.tensor(float(requested()), device=self.device)
-        *values, asked = distributed.mean(torch.stack([*sums.values(), asked])).tolist()
-        return dict(zip(sums, values, strict=True)), distributed.highest(requested())[0] if asked else 0
-
-    def _losses(self, part: Batch, mask_totals: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits and losses of a part of a batch, those of the second head included."""
-        second = self.second_head
-        with self.autocast:
-            output = (second or self).forward(self.network, part)
-        logits, *others = output if second else (output,)
-        losses = self.criterion(logits, part["labels"], part["mask"], mask_total=mask_totals[0])
-        if second:
-            beside = second.criterion(*others, part[second.labels], part[second.mask], mask_total=mask_totals[1])
-            losses["loss"] = losses["loss"] + second.weight * beside["loss"]
-            losses |= {f"{second.name}_{name}": value for name, value in beside.items()}
-        return logits, losses
-
-    def update(self) -> None:
-        """New weights by the gradients."""
-        if self.clip_grad is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+def make_scheduler(optimizer: SGD, stage: Stage) -> MultiStepLR:
+    """A factor of `lr_decay` after each milestone; stepped once a round."""
+    return MultiStepLR(optimizer, milestones=stage.milestones, gamma=stage.lr_decay)

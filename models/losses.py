@@ -24,6 +24,13 @@ def detection_loss(
         {"loss", "cls_loss", "loc_loss"}: scalars, computed from the logits in float32 or wider.
     """
     logits = resize_logits(logits, labels.shape[2], align_corners=align_corners)
+    return loss_at_labels(logits, labels, mask, mask_total=mask_total)
+
+
+def loss_at_labels(
+    logits: Tensor, labels: Tensor, mask: Tensor, *, mask_total: Tensor | None = None
+) -> dict[str, Tensor]:
+    """`detection_loss` of logits (B,C,L) that are at the labelled frames already, in float32 or wider."""
     mask = mask.to(logits.dtype).unsqueeze(1)  # (B,1,L)
     labels = labels.to(logits.dtype) * mask
     highest = logits.masked_fill(mask == 0, torch.finfo(logits.dtype).min).amax(2)

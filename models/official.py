@@ -89,9 +89,9 @@ def official_name(name: str) -> str:
     return name
 
 
-def holds_coarse(path: str | os.PathLike) -> bool:
-    """Whether a published file, or one of the same form, is of a Coarse stream."""
-    return any(key.split(".")[0] in OPTIONAL_PARTS for key in _tensors(read_checkpoint(path), path))
+def holds_coarse(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors of a published file, or of one of the same form, are of a Coarse stream."""
+    return any(key.split(".")[0] in OPTIONAL_PARTS for key in tensors)
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict:
@@ -100,6 +100,8 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
         raise CheckpointError(f"{path}: no such checkpoint file")
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: refused, since it holds more than tensors and plain values (or is no checkpoint): "
@@ -123,7 +125,12 @@ def load_official(net: nn.Module, path: str | os.PathLike) -> LoadReport:
         CheckpointError: naming the first tensors that do not fit, that the network lacks, or that the file lacks.
             The network is then unchanged.
     """
-    source = _tensors(read_checkpoint(path), path)
+    return load_published(net, tensors_of(read_checkpoint(path), path), path=path)
+
+
+def load_published(net: nn.Module, source: Mapping[str, Tensor], *, path: str | os.PathLike) -> LoadReport:
+    """`load_official` of what `tensors_of` has found in a file; `path` is for messages."""
+    source = dict(source)
     if naming := naming_of(source):
         supplied = shortcut_norm(source)
         source |= supplied
@@ -222,7 +229,7 @@ def save_official(net: nn.Module, path: str | os.PathLike) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _tensors(contents: Mapping, path: str | os.PathLike) -> dict[str, Tensor]:
+def tensors_of(contents: Mapping, path: str | os.PathLike) -> dict[str, Tensor]:
     """The tensors of a checkpoint by the file's names, without counters."""
     state = contents.get("model_state_dict", contents.get("model_state", contents))
     if not isinstance(state, Mapping) or not all(

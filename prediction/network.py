@@ -4,7 +4,7 @@ The steps are those of evaluation on a dataset (test view, feature store, window
 as it is evaluated. Frames and features wait on disk: memory does not grow with the video.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,11 +23,11 @@ from datasets.assembly import input_size
 from datasets.batch import Batch, prepare
 from datasets.clips import place_window, video_length
 from datasets.features import FeatureStore, FeatureWriter, Settings
-from datasets.joining import chosen_frames
 from datasets.transforms import centred_view, render
 from datasets.windows import Joins, Part, Window, split
-from engine.networks import build_coarse, build_fine, load_weights, read_ours
-from engine.training import coarse_forward, fine_forward
+from engine.checkpoint import Weights, read_weights
+from engine.evaluation import chosen_frames
+from engine.networks import build_coarse, build_fine, load_weights, logits_at_labels
 from models import FineNet, prepare_for_inference
 from models.official import holds_coarse
 from models.pooling import sampled_locations
@@ -45,7 +45,6 @@ class Networks:
 
     config: Config
     net: nn.Module  # the stream whose logits count
-    forward: Callable[[nn.Module, Batch], Tensor]
     fine: FineNet | None  # the Fine stream whose features `net` reads, if it reads any
     device: torch.device
 
@@ -55,7 +54,7 @@ class Networks:
 
 
 def load_networks(
-    checkpoint: Path, *, fine_checkpoint: Path | None, configs: Sequence[str], device: torch.device
+    checkpoint: Path, *, fine_checkpoint: Path | None, configs: Sequence[str | Path], device: torch.device
 ) -> Networks:
     """What the checkpoints are, by their own account where they are of these scripts, and the networks they fit.
 
@@ -66,34 +65,33 @@ def load_networks(
     """
     if checkpoint.is_dir():
         raise InputError(f"{checkpoint}: a folder; --checkpoint is a file, as RUN/coarse/checkpoints/best.pt")
-    ours = read_ours(checkpoint)
-    if ours and configs:
+    weights = read_weights(checkpoint)
+    if weights.config is None:
+        config = load(*configs or [DEFAULT_CONFIG])
+    elif configs:
         raise InputError(f"{checkpoint}: says itself how it was trained; --config goes with a published checkpoint")
-    config = Config.from_dict(ours["config"]) if ours else load(*configs) if configs else load(DEFAULT_CONFIG)
-    stage = ours["stage"] if ours else ("coarse" if holds_coarse(checkpoint) else "fine")
-    if stage == "fine":
+    else:
+        config = Config.from_dict(weights.config)
+    if (weights.stage or ("coarse" if holds_coarse(weights.tensors) else "fine")) == "fine":
         if fine_checkpoint:
             raise InputError(
                 f"{checkpoint}: a Fine stream already; --fine_checkpoint goes with one of the Coarse stream"
             )
-        net = _ready(build_fine(config), checkpoint, device)
-        return Networks(config=config, net=net, forward=fine_forward, fine=None, device=device)
+        return Networks(config=config, net=_ready(build_fine(config), weights, device), fine=None, device=device)
     fine = None
     if config.model.fusion != "none":  # else it reads no features
-        fine = _ready(build_fine(config), fine_checkpoint or _fine_checkpoint(checkpoint, config), device)
-    coarse = _ready(build_coarse(config), checkpoint, device)
-    return Networks(config=config, net=coarse, forward=coarse_forward, fine=fine, device=device)
+        path = fine_checkpoint or _fine_checkpoint(checkpoint, config)
+        fine = _ready(build_fine(config), weights if path == checkpoint else read_weights(path), device)
+    return Networks(config=config, net=_ready(build_coarse(config), weights, device), fine=fine, device=device)
 
 
 Net = TypeVar("Net", bound=nn.Module)
 
 
-def _ready(net: Net, checkpoint: Path, device: torch.device) -> Net:
-    """The network with the weights of a checkpoint, which must hold all of them."""
-    load_weights(net, checkpoint, complete=True)
-    ready = prepare_for_inference(net.to(device))
-    assert isinstance(ready, type(net))  # a copy
-    return ready
+def _ready(net: Net, weights: Weights, device: torch.device) -> Net:
+    """The network with its weights, of which the file must hold all."""
+    load_weights(net, weights, complete=True)
+    return prepare_for_inference(net.to(device))
 
 
 def _fine_checkpoint(checkpoint: Path, config: Config) -> Path:
@@ -172,7 +170,7 @@ def predict(nets: Networks, clip: ClipFile, n: int, folder: Path, *, window: int
         if store is not None:
             _add_features(batch, store, windows[number], data)
         with sampled_locations(nets.net) as passes:
-            result = nets.forward(nets.net, prepare(batch, nets.device))
+            result, _ = logits_at_labels(nets.net, prepare(batch, nets.device))
         for (locations,) in passes:
             chosen += chosen_frames(part, locations.tolist(), data.stride)
         logits.append(joins.add(VIDEO, part, {"logits": result[0].float().cpu()})["logits"])

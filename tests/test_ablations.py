@@ -9,7 +9,7 @@ from configs.files import read_yaml
 from configs.schema import diff
 from engine.checkpoint import read_checkpoint
 from engine.networks import build_coarse
-from engine.optim import make_optimizer
+from engine.step import make_optimizer
 from models.losses import detection_loss
 from tests.models.drawing import coarse_inputs
 

@@ -306,7 +306,7 @@ def test_a_damaged_run(refused, tiny_run, tmp_path):
     for name in ("last.pt", "last.previous.pt", "best.pt"):
         path = tmp_path / "fine" / "checkpoints" / name
         path.write_bytes(path.read_bytes()[:-5000])
-    refused(train_fine, "--fine.epochs", 3, says=["last.pt: damaged", "--run.resume never"])
+    refused(train_fine, "--fine.epochs", 3, says=["last.pt: not a readable checkpoint", "--run.resume never"])
     refused(train_fine, "--eval_only", "true", says=["best.pt", "truncated"])
 
 

@@ -23,7 +23,7 @@ from jsonargparse.typing import restricted_number_type
 from common.arguments import COUNT, Parser, exit_status, typed
 from common.errors import InputError, options_called
 from common.files import writable, write_text
-from common.signals import left_at_once
+from common.signals import stop_at_once
 from common.text import first_few
 from datasets.annotations import Video, read_table
 from datasets.kinds import CHARADES, MULTITHUMOS
@@ -193,7 +193,7 @@ def prepare(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Prepare; 1 with a line on stderr for each video that failed, or with one line for another mistake."""
     args = parse(argv)
-    with left_at_once():
+    with stop_at_once():
         return exit_status("datasets.prepare", lambda: prepare(args))
 
 

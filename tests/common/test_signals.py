@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from common import signals
-from common.signals import Stopped, deferred, left_at_once, requested, stop_requests
+from common.signals import Stopped, deferred, requested, stop_at_once, stop_requests
 from datasets.batch import outlive_a_stop
 
 
@@ -106,9 +106,9 @@ def test_what_fails_meanwhile_is_said_first(complaining):
 
 
 @pytest.mark.parametrize("number", signals.SIGNALS)
-def test_left_at_once(number):
+def test_stop_at_once(number):
     before = signal.getsignal(number)
-    with pytest.raises(Stopped) as stopped, left_at_once():
+    with pytest.raises(Stopped) as stopped, stop_at_once():
         signal.raise_signal(number)
     assert stopped.value.status == 128 + number
     assert signal.getsignal(number) is before

@@ -46,7 +46,20 @@ def test_one_process_is_the_main_one_and_shares_with_itself():
     assert distributed.gather("a") == distributed.collect("a") == ["a"]
     assert distributed.highest(3, 1) == [3, 1]
     assert distributed.mean(torch.tensor(2.0)) == 2
-    assert distributed.has_last_word()
+    assert distributed.claim_last_word()
     norm = nn.Sequential(SubBatchNorm3d(3))
     assert distributed.gathered_state(norm).keys() == norm.state_dict().keys()
     distributed.barrier()
+
+
+def test_a_lost_connection_is_told_by_its_type(monkeypatch):
+    lost = [
+        torch.distributed.DistNetworkError("Connection reset"),
+        torch.distributed.DistBackendError("remote process exited"),
+        RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer"),  # Gloo has no type of its own
+    ]
+    others = [RuntimeError("size mismatch"), ValueError("gloo")]
+    assert not any(map(distributed.is_lost_connection, lost)), "of a process alone"
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    assert all(map(distributed.is_lost_connection, lost))
+    assert not any(map(distributed.is_lost_connection, others))

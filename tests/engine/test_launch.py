@@ -11,7 +11,7 @@ SCRIPT = """
 import torch
 from engine import launch
 from configs.cli import Command, load
-launch.start(Command(config=load("configs/demo.yaml"), gpus=(), eval_only=False, given=frozenset()))
+launch.set_up_process(Command(config=load("configs/demo.yaml"), gpus=(), eval_only=False, given=frozenset()))
 tensor = torch.ones(64, 2**20)
 print(sum("hg" in line.split() for line in open("/proc/self/smaps") if line.startswith("VmFlags:")))
 """

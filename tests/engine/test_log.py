@@ -1,17 +1,12 @@
-"""The record of a run, and bars: on a terminal only, and never for nothing."""
+"""The record of a run, and what becomes of failures to write it."""
 
-import io
 import json
-import os
 import shutil
 import threading
-from contextlib import contextmanager, redirect_stdout, suppress
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common import progress as progress_module
-from common.progress import progress, say
 from engine.log import RunLog, percent
 
 
@@ -49,60 +44,6 @@ def test_continuing_drops_what_was_beyond(tmp_path):
     assert [(point.step, point.value) for point in curve] == [(1, 1), (2, 2), (3, 3), (4, 304), (5, 305), (6, 306)]
     write_steps(tmp_path, after=0, until=1)
     assert steps(tmp_path) == [1], "a new run in the same folder keeps nothing of the old"
-
-
-@contextmanager
-def terminal():
-    """A pseudo-terminal in place of stdout; yields a list of what was shown, complete afterwards."""
-    master, slave = os.openpty()
-    shown = []
-    with os.fdopen(slave, "w") as file:
-        with redirect_stdout(file):
-            yield shown
-        file.flush()
-        os.set_blocking(master, False)
-        with suppress(BlockingIOError):
-            while text := os.read(master, 1 << 16).decode():
-                shown.append(text.replace("\r\n", "\n"))
-    os.close(master)
-
-
-def test_bar_on_a_terminal():
-    with terminal() as shown:
-        assert list(progress("abc", 3, "Evaluating")) == ["a", "b", "c"]
-    assert "".join(shown).startswith("Evaluating\n")
-    assert "3/3 [=" in "".join(shown)
-    assert "".join(shown).endswith("\n")
-
-
-def test_no_bar_for_an_empty_loader():
-    with terminal() as shown:
-        assert list(progress([], 0, "Evaluating")) == []
-    assert shown == []
-
-
-def test_lines_stand_below_the_bar():
-    with terminal() as shown:
-        for item in progress("abc", 3, "Epoch 1/2"):
-            if item == "b":
-                say("half of it")
-    assert "\nhalf of it\n" in "".join(shown)
-    assert "3/3 [=" in "".join(shown)
-
-
-def test_no_bar_elsewhere(capsys):
-    assert list(progress("abc", 3, "Evaluating")) == ["a", "b", "c"]
-    say("a line")
-    assert capsys.readouterr().out == "a line\n"
-
-
-def test_signs_of_life_elsewhere(monkeypatch, capsys):
-    """A log file of a long pass gets a line every few minutes."""
-    assert isinstance(progress_module.sys.stdout, io.TextIOBase)
-    now = iter([0.0, 200.0, 400.0, 400.0, 500.0])
-    monkeypatch.setattr(progress_module.time, "monotonic", lambda: next(now))
-    assert list(progress("abc", 3, "Extracting")) == ["a", "b", "c"]
-    assert capsys.readouterr().out == "Extracting: 2 of 3\n"
 
 
 def test_percent():

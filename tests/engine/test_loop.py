@@ -2,13 +2,15 @@
 
 import math
 import signal
+from types import SimpleNamespace
 
 import pytest
 
+from common import progress as progress_module
+from common.errors import InputError
 from common.signals import Stopped
 from engine import distributed
 from engine.checkpoint import read_checkpoint
-from engine.loop import NonFiniteLossError
 from tests.engine.toy import ToyLoader, lines, make_trainer, same
 
 # --- rounds -----------------------------------------------------------------------------------------------------------
@@ -23,7 +25,8 @@ def test_a_validation_after_each_round_and_at_the_end(tmp_path):
     assert trainer.finished
 
 
-def test_a_line_each_half_epoch(tmp_path, capsys):
+def test_a_line_each_half_epoch(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(progress_module, "_pace", progress_module._Pace())
     make_trainer(tmp_path, epochs=2).run()
     train = lines(tmp_path, "train")
     assert [(line["epoch"], line["step"], line["steps"]) for line in train] == [
@@ -35,9 +38,33 @@ def test_a_line_each_half_epoch(tmp_path, capsys):
         assert line["compute_seconds"] > 0
         assert line["data_seconds"] >= 0
     out = capsys.readouterr().out
-    for said in ("epoch 0.5/2, step 2: loc ", "cls ", "total ", "mAP 50.00%", "s waiting for data"):
+    for said in ("epoch 0.5/2, step 2: loc ", "cls ", "total ", "mAP ", "s waiting for data"):
         assert said in out
     assert "\r" not in out, "no bar without a terminal"
+
+
+def test_lines_of_training_are_far_between(tmp_path, capsys, monkeypatch):
+    """However short the epochs: at most one in half a minute, beside validations, and all of them in the record."""
+    now, loader = [0.0], ToyLoader(samples=4)
+    monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(progress_module, "_pace", progress_module._Pace())
+    collate = loader.collate
+
+    def collate_in_a_second(keys):
+        now[0] += 1
+        return collate(keys)
+
+    loader.collate = collate_in_a_second
+    make_trainer(tmp_path, epochs=40, round_epochs=20, loader=loader).run()
+    said = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert said == [
+        "epoch 0.5/40, step 1",
+        "epoch 15.5/40, step 31",
+        "validation after epoch 20, step 40",
+        "epoch 30.5/40, step 61",
+        "validation after epoch 40, step 80",
+    ]
+    assert len(lines(tmp_path, "train")) == 80
 
 
 def test_losses_are_means_of_the_half(tmp_path, monkeypatch):
@@ -72,16 +99,15 @@ def test_an_epoch_of_one_batch(tmp_path):
 
 
 def test_the_best_is_kept(tmp_path):
-    kept = []
-    trainer = make_trainer(tmp_path, epochs=4, round_epochs=1, scores=[0.2, 0.6, 0.6, 0.4], kept=kept)
+    trainer = make_trainer(tmp_path, epochs=4, round_epochs=1, scores=[0.2, 0.6, 0.6, 0.4])
     trainer.run()
     best, last = (read_checkpoint(path, stage="fine") for path in (trainer.best, trainer.last))
     assert (best["position"]["epoch"], last["position"]["epoch"]) == (2, 4)
     assert best["metrics"]["mAP_official"] == 0.6
-    assert [metrics["mAP_official"] for metrics in kept] == [0.2, 0.6], "an equal one is not better"
+    assert [metrics["mAP_official"] for metrics in trainer.evaluation.kept] == [0.2, 0.6], "an equal one is not better"
     assert "optimizer" not in best
     assert not same(best["model"], last["model"])
-    assert same(last["model"], trainer.model.state_dict())
+    assert same(last["model"], trainer.net.state_dict())
 
 
 def test_a_limit_of_steps(tmp_path):
@@ -101,13 +127,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     trainer = make_trainer(tmp_path, loader=loader)
     collate = loader.collate
 
-    def collate_with_a_broken_clip(keys):
+    def collate_with_broken_labels(keys):
         batch = collate(keys)
-        batch["clip"] *= math.inf if len(loader.seen) > 9 else 1  # from the sixth step on
+        batch["labels"] *= math.inf if len(loader.seen) > 9 else 1  # from the sixth step on
         return batch
 
-    loader.collate = collate_with_a_broken_clip
-    with pytest.raises(NonFiniteLossError) as error:
+    loader.collate = collate_with_broken_labels
+    with pytest.raises(InputError) as error:
         trainer.run()
     assert "the loss is nan at step 6 " in str(error.value)
     for _, index in loader.seen[-2:]:
@@ -130,7 +156,7 @@ def test_the_launcher_stops_a_process_whose_connection_is_lost(tmp_path, monkeyp
     monkeypatch.setattr(trainer, "_rounds", fail)
     monkeypatch.setattr(trainer, "_save_last", lambda: None)
     monkeypatch.setattr(distributed, "size", lambda: 2)
-    monkeypatch.setattr(distributed, "leave_the_last_word", lambda: words.append(None))
+    monkeypatch.setattr(distributed, "claim_last_word", lambda: words.append(None))
     with pytest.raises(Stopped) as stopped:
         trainer.run()
     assert (stopped.value.status, len(words)) == (143, 1)

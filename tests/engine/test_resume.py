@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from engine.checkpoint import CheckpointError, read_checkpoint
-from tests.engine.toy import Killed, ToyLoader, lines, make_trainer, same
+from engine.checkpoint import read_checkpoint
+from models import CheckpointError
+from tests.engine.toy import Killed, ToyLoader, checkpoint, contents, lines, make_trainer, same
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, uninterrupted, killed
         make_trainer(tmp_path, scores=[0.5, 0.7], loader=ToyLoader(fail_at=killed_at)).run()
     resumed(tmp_path, scores=[0.7] if killed_at[0] >= 2 else [0.5, 0.7])
     for name in ("last.pt", "best.pt"):
-        ours, theirs = (read_checkpoint(folder / "checkpoints" / name) for folder in (tmp_path, uninterrupted))
+        ours, theirs = (contents(folder, name) for folder in (tmp_path, uninterrupted))
         assert same(ours, theirs), name
     assert lines(tmp_path, timed=False) == lines(uninterrupted, timed=False)
 
@@ -41,14 +42,14 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, uninterrupted, killed
 def test_killed_while_validating(tmp_path, uninterrupted):
     trainer = make_trainer(tmp_path)
 
-    def validate(model):
+    def evaluation(net):
         raise Killed
 
-    trainer.validate = validate
+    trainer.evaluation = evaluation
     with pytest.raises(Killed):
         trainer.run()
     resumed(tmp_path, scores=[0.5, 0.7])
-    assert same(*(read_checkpoint(folder / "checkpoints" / "last.pt") for folder in (tmp_path, uninterrupted)))
+    assert same(*(contents(folder) for folder in (tmp_path, uninterrupted)))
     assert lines(tmp_path, timed=False) == lines(uninterrupted, timed=False)
 
 
@@ -71,9 +72,9 @@ def test_a_worker_dies_while_saving(tmp_path, uninterrupted, monkeypatch):
             make_trainer(tmp_path, scores=[0.5, 0.7]).run()
     finally:
         signal.signal(signal.SIGCHLD, before)
-    assert read_checkpoint(tmp_path / "checkpoints" / "last.pt")["position"]["step"] > 0
+    assert read_checkpoint(checkpoint(tmp_path))["position"]["step"] > 0
     resumed(tmp_path, scores=[0.5, 0.7])
-    assert same(*(read_checkpoint(folder / "checkpoints" / "last.pt") for folder in (tmp_path, uninterrupted)))
+    assert same(*(contents(folder) for folder in (tmp_path, uninterrupted)))
 
 
 @pytest.mark.parametrize("steps", [1, 4, 7])
@@ -81,7 +82,7 @@ def test_a_raised_limit_continues_the_same_training(tmp_path, uninterrupted, ste
     """Stopping validates at once, but moves neither weights nor schedule."""
     make_trainer(tmp_path, scores=[0.1], max_steps=steps).run()
     trainer = resumed(tmp_path, scores=[0.5, 0.7])
-    theirs = read_checkpoint(uninterrupted / "checkpoints" / "last.pt")
+    theirs = read_checkpoint(checkpoint(uninterrupted))
     ours = read_checkpoint(trainer.last)
     for part in ("model", "optimizer", "scheduler", "rng"):
         assert same(ours[part], theirs[part]), part
@@ -94,7 +95,7 @@ def test_dropout_is_on(tmp_path, uninterrupted):
     trainer.resume()
     torch.manual_seed(12345)
     trainer.run()
-    theirs = read_checkpoint(uninterrupted / "checkpoints" / "last.pt")
+    theirs = read_checkpoint(checkpoint(uninterrupted))
     assert not same(read_checkpoint(trainer.last)["model"], theirs["model"])
 
 
@@ -104,7 +105,7 @@ def test_starting_again_forgets_the_old_run(tmp_path, uninterrupted):
     with pytest.raises(Killed):
         make_trainer(tmp_path, loader=ToyLoader(fail_at=(0, 0))).run()
     assert lines(tmp_path) == []
-    assert read_checkpoint(tmp_path / "checkpoints" / "last.pt")["position"]["step"] == 0
+    assert read_checkpoint(checkpoint(tmp_path))["position"]["step"] == 0
     resumed(tmp_path, scores=[0.5, 0.7])
     assert lines(tmp_path, timed=False) == lines(uninterrupted, timed=False)
 
@@ -123,25 +124,26 @@ def test_a_finished_run_is_finished(uninterrupted):
 
 def test_another_stage_or_network_is_not_continued(tmp_path):
     make_trainer(tmp_path, max_steps=1).run()
+    shutil.copytree(tmp_path / "fine", tmp_path / "coarse")
     with pytest.raises(CheckpointError, match="stage fine, where one of coarse"):
-        make_trainer(tmp_path, stage_name="coarse").resume()
+        make_trainer(tmp_path, stage="coarse").resume()
     other = make_trainer(tmp_path)
-    other.model[0] = nn.Conv1d(4, 8, 1)
+    other.net.layers[0] = nn.Conv1d(3, 8, 1)
     with pytest.raises(CheckpointError, match=r"last\.pt: of a network that is configured otherwise"):
         other.resume()
 
 
 def test_changed_settings_are_said_and_hold(tmp_path, capsys):
-    make_trainer(tmp_path, max_steps=9, config={"fine": {"lr": 0.1, "momentum": 0.9}}).run()
-    assert make_trainer(tmp_path).optimizer.param_groups[0]["lr"] == 0.1
+    make_trainer(tmp_path, max_steps=9).run()
+    assert make_trainer(tmp_path).step.optimizer.param_groups[0]["lr"] == 0.1
     capsys.readouterr()
-    trainer = make_trainer(tmp_path, lr=0.2, momentum=0.5, config={"fine": {"lr": 0.2, "momentum": 0.5}})
+    trainer = make_trainer(tmp_path, max_steps=9, lr=0.2, momentum=0.5)
     trainer.resume()
     said = ["fine.lr was 0.1, from here on it is 0.2", "fine.momentum was 0.9, from here on it is 0.5"]
     assert capsys.readouterr().out.splitlines() == said
-    (group,) = trainer.optimizer.param_groups
+    (group,) = trainer.step.optimizer.param_groups
     assert (group["lr"], group["momentum"]) == (0.2 * 0.1, 0.5), "one round is done, after which the rate falls"
-    assert len(trainer.optimizer.state) == 6, "momentum buffers"
+    assert len(trainer.step.optimizer.state) == 6, "momentum buffers"
 
 
 def test_larger_batches_from_within_an_epoch(tmp_path):
@@ -154,6 +156,6 @@ def test_larger_batches_from_within_an_epoch(tmp_path):
 
 
 def test_another_network_is_not_continued(tmp_path):
-    make_trainer(tmp_path, max_steps=1, config={"model": {"variant": "M"}}).run()
+    make_trainer(tmp_path, max_steps=1, variant="M").run()
     with pytest.raises(CheckpointError, match=r"began with model\.variant M, now it is S"):
-        make_trainer(tmp_path, config={"model": {"variant": "S"}}).resume()
+        make_trainer(tmp_path, variant="S").resume()

@@ -1,24 +1,22 @@
 """A toy network, its data and its trainer."""
 
 import json
-from functools import partial
 
 import torch
 from torch import nn
 
-from configs.schema import Fine
-from datasets.batch import EpochBatches
+from configs.schema import Config, Fine, Model, Run
+from datasets.batch import EpochBatches, collate
+from engine.checkpoint import read_checkpoint
 from engine.loop import Trainer
-from engine.optim import make_optimizer, make_scheduler
-from engine.step import Step
-from models.losses import detection_loss
+from models import FineNet
 
 CPU = torch.device("cpu")
 CLASSES, FRAMES = 3, 6
 
 
 class ToyLoader:
-    """Random clips (B,4,6) by (epoch, index), in the order of the real batch sampler."""
+    """Random clips (B,6,2,2,3) by (epoch, index), in the order of the real batch sampler."""
 
     def __init__(self, samples=7, batch_size=2, drop_last=False, fail_at=None):
         self.batch_sampler = EpochBatches(samples, batch_size, seed=0, drop_last=drop_last)
@@ -37,70 +35,71 @@ class ToyLoader:
 
     @staticmethod
     def collate(keys):
-        generators = [torch.Generator().manual_seed(100 * epoch + index) for epoch, index in keys]
-        clips = torch.stack([torch.randn(4, FRAMES, generator=g) for g in generators])
-        labels = (clips[:, :CLASSES] + clips[:, 1 : CLASSES + 1] > 0.5).float()
-        mask = torch.ones(len(keys), FRAMES)
-        return {"videos": [f"video{i}" for _, i in keys], "clip": clips, "labels": labels, "mask": mask}
+        samples = []
+        for epoch, index in keys:
+            generator = torch.Generator().manual_seed(100 * epoch + index)
+            clip = torch.randint(256, (FRAMES, 2, 2, 3), generator=generator, dtype=torch.uint8)
+            labels = (clip.float().mean((1, 2)).T > 128).float()
+            samples.append({"video": f"video{index}", "clip": clip, "labels": labels, "num_frames": FRAMES})
+        return collate(samples)
 
 
 class Killed(Exception):  # noqa: N818
     """Stands for the end of a process."""
 
 
-class NoScores:
-    def add(self, batch, probabilities):
-        assert probabilities.shape == batch["labels"].shape
+class ToyNet(FineNet):
+    """What the engine takes for a Fine stream."""
 
-    def compute(self):
-        return 0.5
+    def __init__(self):
+        nn.Module.__init__(self)
+        torch.manual_seed(3)
+        self.layers = nn.Sequential(
+            nn.Conv1d(3, 16, 1), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Conv1d(16, CLASSES, 1)
+        )
+
+    def forward(self, clip):
+        return self.layers(clip.mean((3, 4)))
 
 
-def build_net():
-    torch.manual_seed(3)
-    return nn.Sequential(nn.Conv1d(4, 16, 1), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Conv1d(16, CLASSES, 1))
+class ToyEvaluation:
+    """Validations that score `scores` in turn, then lower and lower."""
+
+    def __init__(self, scores):
+        self.scores = iter([*scores, *(-float(i) for i in range(99))])
+        self.kept = []
+
+    def __call__(self, net):
+        score = next(self.scores)
+        return {"mAP_official": score, "mAP_official_defined": score, "mAP_released": None, "loss": 0.5}
+
+    def keep(self, metrics):
+        self.kept.append(metrics)
 
 
-def make_trainer(
-    folder, *, scores=(), loader=None, config=None, kept=None, stage_name="fine", precision="fp32", **options
-):
-    """A trainer whose validations score `scores` in turn, then lower and lower."""
-    stage = Fine(**{"init": "none", "lr": 0.1, "epochs": 4, "round_epochs": 2, "milestones": [1]} | options)
-    net = build_net()
-    optimizer = make_optimizer(net, stage)
-    scores, kept = iter([*scores, *(-float(i) for i in range(99))]), [] if kept is None else kept
-
-    def validate(model):
-        score = next(scores)
-        return {"selection": score, "mAP_official": score, "mAP_released": None, "loss": 0.5}
-
-    step = Step(
-        model=net,
-        forward=lambda model, batch: model(batch["clip"]),
-        criterion=partial(detection_loss, align_corners=True),
-        optimizer=optimizer,
-        scores=NoScores(),
-        accumulate=stage.accumulate,
-        clip_grad=stage.clip_grad,
-        device=CPU,
-        precision=precision,
+def make_trainer(folder, *, scores=(), loader=None, stage="fine", precision="fp32", variant="tiny", **options):
+    """A trainer of a run in this folder; its options are those of stage 1."""
+    config = Config(
+        model=Model(variant=variant),
+        fine=Fine(**{"init": "none", "lr": 0.1, "epochs": 4, "round_epochs": 2, "milestones": [1]} | options),
+        run=Run(dir=str(folder), precision=precision),
     )
     return Trainer(
-        step=step,
-        scheduler=make_scheduler(optimizer, stage),
-        loader=loader or ToyLoader(),
-        prepare=lambda batch, device: batch,
-        validate=validate,
-        keep=kept.append,
-        stage=stage,
-        folder=folder,
-        identity={"stage": stage_name, "config": config or {}},
-        device=CPU,
+        config, stage, net=ToyNet(), loader=loader or ToyLoader(), evaluation=ToyEvaluation(scores), device=CPU
     )
+
+
+def checkpoint(folder, name="last.pt"):
+    return folder / "fine" / "checkpoints" / name
+
+
+def contents(folder, name="last.pt"):
+    """Of a checkpoint, all but the configuration, which names the folder."""
+    return {key: value for key, value in read_checkpoint(checkpoint(folder, name)).items() if "config" not in key}
 
 
 def lines(folder, event=None, *, timed=True):
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (folder / "fine" / "metrics.jsonl").read_text().splitlines()]
     if not timed:
         records = [{k: v for k, v in record.items() if not k.endswith("_seconds")} for record in records]
     return [record for record in records if event in (None, record["event"])]

@@ -72,7 +72,7 @@ def test_extraction_stops_at_once_and_continues(stopped, finish, tiny_run, tmp_p
 def test_a_signal_to_the_whole_group(start, number):
     """As Ctrl-C and `scancel` send it: the loader's workers live on until the main process has saved."""
     run = start("train_fine", "--data.workers", 2, "--fine.epochs", 200)
-    run.see("epoch 1.0/")
+    run.see("validation after epoch 1,")
     run.send(number, group=True)
     assert run.wait() == [128 + number]
     assert run.text().splitlines()[-1] == LINE.format(signal.Signals(number).name)
@@ -88,7 +88,7 @@ def test_a_worker_that_dies_of_the_same_request(stopped, finish, tiny_run, tmp_p
 def test_a_second_signal_leaves_at_once(start, tmp_path):
     """While the first waits for a step that never ends."""
     run = start("train_fine", "--data.workers", 1, "--fine.epochs", 200)
-    run.see("epoch 1.0/")
+    run.see("validation after epoch 1,")
     workers = [int(pid) for pid in Path(f"/proc/{run.pids[0]}/task/{run.pids[0]}/children").read_text().split()]
     for worker in workers:
         os.kill(worker, signal.SIGSTOP)
@@ -125,7 +125,7 @@ def launched(tiny_dataset, tmp_path):
         command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
     ) as launcher:  # fmt: skip
-        while not launcher.stdout.readline().startswith("epoch 1.0/"):
+        while not launcher.stdout.readline().startswith("validation after epoch 1,"):
             assert launcher.poll() is None, launcher.stderr.read()
         yield launcher
         launcher.kill()

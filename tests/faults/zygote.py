@@ -32,14 +32,14 @@ def arm(fault: dict) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (fault["bytes"], fault["bytes"]))
         return
     import datasets.features
+    import engine.evaluation
     import engine.loop
     import engine.step
-    import engine.training
 
     places = {
         "step": (engine.step.Step, "gradients"),
         "save": (engine.loop, "save_checkpoint"),
-        "validation": (engine.training.Evaluation, "add"),
+        "validation": (engine.evaluation.Evaluation, "add"),
         "epoch's end": (engine.loop.Trainer, "_report"),
         "extraction": (datasets.features.FeatureWriter, "write"),
     }

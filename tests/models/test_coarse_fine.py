@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from configs.schema import Coarse
-from engine.optim import make_optimizer
+from engine.step import make_optimizer
 from models import CoarseFineNet, prepare_for_inference
 from tests.models.drawing import coarse_net, draw_clip, fine_net
 

@@ -103,7 +103,7 @@ def test_a_damaged_checkpoint_is_a_note(run):
     best.write_bytes(best.read_bytes()[:300])
     (fine, _) = read_run(run).stages
     assert fine.best is None
-    assert "best.pt: damaged" in fine.notes[0]
+    assert "best.pt: not a readable checkpoint" in fine.notes[0]
 
 
 def test_a_run_that_was_only_evaluated_takes_a_configuration(run, made):

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from common.arguments import COUNT, Parser, check_outputs, exit_status
 from common.progress import progress, say
-from common.signals import left_at_once
+from common.signals import stop_at_once
 from configs.cli import parse
 from configs.schema import Config
 from engine.log import percent
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run and write; 1 with one line on stderr where a job fails, 128 + signal where one stops this."""
     args = _parse(argv)
     typed = sys.argv[1:] if argv is None else argv
-    with left_at_once():
+    with stop_at_once():
         return exit_status("ablate", lambda: ablate(args, shlex.join(["python", "-m", "tools.ablate", *typed])))
 
 

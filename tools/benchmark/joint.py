@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from configs.schema import Coarse
-from engine.optim import make_optimizer
+from engine.step import make_optimizer
 from models import CoarseFineNet, CoarseNet, FineNet, cpu_kernels
 from models.losses import detection_loss
 from tools.benchmark.networks import CLASSES, FINE_PER_COARSE, FRAMES, LABELS_PER_FRAME, SIZE, VARIANT

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import Coarse, Fine
-from engine.optim import make_optimizer
+from engine.step import make_optimizer
 from models import CoarseNet, FineNet, cpu_kernels, prepare_for_inference
 from models.losses import detection_loss
 from models.x3d import VARIANTS
