@@ -33,7 +33,7 @@ from engine.optim import make_optimizer, make_scheduler
 from engine.step import SecondHead, Step
 from eval.detection import DetectionEvaluator
 from eval.per_frame import frame_ap, released_frames
-from models import prepare_for_inference
+from models import cpu_kernels, prepare_for_inference
 from models.losses import detection_loss, resize_logits
 from models.pooling import sampled_locations
 
@@ -258,6 +258,7 @@ def run_stage(
         all_frames=name == "fine" or config.data.kind != "charades",  # rule "dense" is MultiTHUMOS's own
     )
     net = build(config).to(device)
+    cpu_kernels.install(net)
     if command.eval_only:
         load_streams(net, weights_to_evaluate(command, stage, name), config, complete=True)
         metrics = evaluation(net)
