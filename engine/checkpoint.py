@@ -19,19 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from common.errors import InputError
-from configs.schema import diff
 
 FORMAT = 1
-FIXED = {  # what the network is, and what it is shown: changed, it would be another network or another task
-    "data.kind", "data.num_classes", "data.stride", "data.size",
-    "model.variant", "model.pool", "model.fusion", "model.alignment", "model.gaussian_scale", "model.bn_splits",
-    "coarse.fine_source", "coarse.fine_frozen",
-}  # fmt: skip
-OF_NO_EFFECT = {"run.name", "run.dir", "run.resume"}  # on a run that continues
-STAGE_3_ONLY = {
-    "data.fine_frames", "data.fine_window",
-    "model.pool", "model.fusion", "model.alignment", "model.gaussian_scale",
-}  # fmt: skip
 
 
 class CheckpointError(InputError):
@@ -176,34 +165,6 @@ def verified(path: Path, contents: object, *, stage: str | None = None) -> dict[
     if stage is not None and contents["stage"] != stage:
         raise CheckpointError(f"{path}: a checkpoint of stage {contents['stage']}, where one of {stage} is needed")
     return contents
-
-
-def changed_settings(
-    path: Path, saved: Mapping[str, Mapping[str, Any]], present: Mapping[str, Mapping[str, Any]], stage: str
-) -> list[str]:
-    """One line for each option in which the training that `path` holds differs from the one that continues it.
-
-    Args:
-        saved, present: {section: {option: value}}; an option that is new since then is not compared.
-        stage: "fine" or "coarse": the other one's section does not count, nor where results and features are.
-
-    Raises:
-        CheckpointError: where what has changed is the network or its task.
-    """
-    lines = []
-    for option, (before, now) in diff(saved, present).items():
-        section, name = option.split(".")
-        known = name in saved.get(section, {}) and name in present.get(section, {})
-        matters = section in ("data", "model", "run", stage) and option not in OF_NO_EFFECT and name != "init"
-        if not (known and matters) or (stage == "fine" and option in STAGE_3_ONLY):
-            continue
-        if option in FIXED:
-            raise CheckpointError(
-                f"{path}: this run began with {option} {before}, now it is {now}; continue with --{option} {before}, "
-                "or start again with another --run.dir or --run.resume never"
-            )
-        lines.append(f"{option} was {before}, from here on it is {now}")
-    return lines
 
 
 def random_state() -> dict[str, Any]:

@@ -25,11 +25,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from common.errors import InputError
 from common.progress import progress, say
 from common.signals import Stopped, deferred, requested, stop_requests
+from configs.changes import changed_settings
 from configs.schema import Stage
 from engine import distributed
 from engine.checkpoint import (
     CheckpointError,
-    changed_settings,
     random_state,
     read_newest,
     save_checkpoint,
