@@ -19,7 +19,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from common.errors import InputError
-from eval.charades_localize import read_ground_truth
+from eval.charades_localize import Truth, read_ground_truth
 
 Subset = Literal["training", "testing"]
 OFFICIAL_FILES: dict[Subset, str] = {"training": "Charades_v1_train.csv", "testing": "Charades_v1_test.csv"}
@@ -109,6 +109,10 @@ class Annotations:
     def subset(self, name: Subset) -> list[Video]:
         """The training or the test videos."""
         return [video for video in self.videos if video.subset == name]
+
+    def truth(self) -> dict[str, Truth]:
+        """What the metrics take of the test videos, where there is no official CSV of them."""
+        return {video.id: Truth(video.actions, video.duration) for video in self.subset("testing")}
 
     def summary(self) -> str:
         """How much was read, and how it differs from the full dataset."""

@@ -31,6 +31,7 @@ from engine.loop import Trainer
 from engine.networks import initialise, load_streams, weights_to_evaluate
 from engine.optim import make_optimizer, make_scheduler
 from engine.step import SecondHead, Step
+from eval.charades_localize import read_ground_truth
 from eval.detection import DetectionEvaluator
 from eval.per_frame import frame_ap, released_frames
 from models import cpu_kernels, prepare_for_inference
@@ -116,10 +117,10 @@ class Evaluation:
         data = config.data
         if data.ground_truth and not Path(data.ground_truth).is_file():
             raise InputError(f"{data.ground_truth}: no such file; --data.ground_truth is the official CSV, or null")
-        tested = {v.id: (list(v.actions), v.duration) for v in annotations.subset("testing")}
+        truth = read_ground_truth(data.ground_truth, data.num_classes) if data.ground_truth else annotations.truth()
         self.evaluator = DetectionEvaluator(
             num_classes=data.num_classes,
-            ground_truth=data.ground_truth or tested,
+            truth=truth,
             min_frames=data.min_frames,
             all_frames=all_frames or config.eval.save_frames,
             save_frames=config.eval.save_frames,

@@ -11,6 +11,7 @@ from datasets.charades import load
 from datasets.clips import find_videos, frame_labels
 from datasets.demo import __main__ as demo
 from datasets.demo.scene import CLASSES, CONTEXT_CLASSES
+from eval.charades_localize import read_ground_truth
 from eval.detection import DetectionEvaluator
 from tools import demo_summary
 
@@ -40,7 +41,7 @@ def labelled_videos(data: Path):
 
 
 def write_stage(run: Path, data: Path, stage: str, *, ignorant_of: list[int]) -> None:
-    evaluator = DetectionEvaluator(num_classes=len(CLASSES), ground_truth=data / "ground_truth.csv")
+    evaluator = DetectionEvaluator(num_classes=len(CLASSES), truth=read_ground_truth(data / "ground_truth.csv"))
     for video, n, labels in labelled_videos(data):
         labels = labels[: n // STRIDE * STRIDE]
         scores = labels * 0.9
