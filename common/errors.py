@@ -35,6 +35,7 @@ def _rebuild(kind: type[InputError], what: str, option: str | None, remedy: str 
 
 def one_line(error: BaseException) -> str:
     """What an error says, in one line; an error of the system with the file that it is about."""
-    named = isinstance(error, OSError) and error.filename and error.strerror
-    text = f"{error.filename}: {error.strerror}" if named else str(error)
+    text = str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
     return " ".join(text.split())

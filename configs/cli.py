@@ -55,7 +55,7 @@ def parse(
         command = Command(
             config=_resolve(files or [DEFAULT_CONFIG], options),
             gpus=_gpus(others.get("gpu")),
-            eval_only=_true_or_false("--eval_only", others.get("eval_only", "false")),
+            eval_only=_eval_only(others.get("eval_only", "false")),
             given=frozenset(s.option for s in options),
             flags=frozenset(flags) & frozenset(others),
         )
@@ -128,7 +128,7 @@ def _gpus(text: str | None) -> tuple[int, ...] | None:
     return gpus
 
 
-def _true_or_false(name: str, text: str) -> bool:
+def _eval_only(text: str) -> bool:
     if text.lower() not in ("true", "false"):
-        raise ConfigError(f"{name} must be true or false, not {text!r}")
+        raise ConfigError(f"--eval_only must be true or false, not {text!r}")
     return text.lower() == "true"

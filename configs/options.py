@@ -50,7 +50,7 @@ def build_parser(
         add(f"--{flag}", action="store_true", help=meaning)
     for section, defaults in Config().to_dict().items():
         group = parser.add_argument_group(f"{section}: {SECTIONS[section].__doc__}")
-        meanings = _meanings(SECTIONS[section])
+        meanings = _meanings(section)
         for option, default in defaults.items():
             name = f"{section}.{option}"
             action = group.add_argument(f"--{name}", type=OPTIONS[name], default=default, help=meanings[option])
@@ -95,7 +95,7 @@ def _describe(kind: Any) -> str:
 
 
 @cache  # reading the sources is most of a parser's cost
-def _meanings(section: type) -> dict[str, str]:
+def _meanings(section: str) -> dict[str, str]:
     """{option: the docstring below it}, those of base classes included."""
-    parsed = [docstring_parser.parse_from_object(base) for base in reversed(section.__mro__[:-2])]
+    parsed = [docstring_parser.parse_from_object(base) for base in reversed(SECTIONS[section].__mro__[:-2])]
     return {param.arg_name: param.description for docs in parsed for param in docs.params if param.description}

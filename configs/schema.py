@@ -49,18 +49,20 @@ class Section:
     """A section of options, each of which is checked against its type."""
 
     def __post_init__(self) -> None:
-        for name, check in _checks(type(self)).items():
+        section = type(self).__name__.lower()
+        for name, check in _checks(section).items():
             try:
                 check.validate_python(getattr(self, name), strict=True)
             except ValidationError as error:
                 rule = error.errors()[0]["msg"].replace("Input should", "must")
-                raise ValueError(f"{type(self).__name__.lower()}.{name} {rule}, not {getattr(self, name)!r}") from None
+                raise ValueError(f"{section}.{name} {rule}, not {getattr(self, name)!r}") from None
 
 
 @cache
-def _checks(section: type[Section]) -> dict[str, TypeAdapter[Any]]:
+def _checks(section: str) -> dict[str, TypeAdapter[Any]]:
     """What checks each option of a section."""
-    return {name: TypeAdapter(kind) for name, kind in get_type_hints(section, include_extras=True).items()}
+    hints = get_type_hints(SECTIONS[section], include_extras=True)
+    return {name: TypeAdapter(kind) for name, kind in hints.items()}
 
 
 @dataclass(kw_only=True)

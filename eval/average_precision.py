@@ -7,6 +7,7 @@ the k-th is k / r_k and AP = mean_k k / r_k.
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.errors import InputError
 
@@ -46,10 +47,10 @@ def descending(scores: np.ndarray) -> np.ndarray:
     That compares floats. Here their bits are sorted as integers, 16 at a time from the last, which numpy does by
     counting.
     """
-    values = -scores.astype(np.float32 if np.can_cast(scores.dtype, np.float32) else np.float64)
-    bits = (values + 0).view(np.int32 if values.dtype == np.float32 else np.int64)  # + 0 turns -0.0 into 0.0
-    width = 8 * bits.itemsize
-    bits ^= (bits >> (width - 1)) & np.iinfo(bits.dtype).max  # a float's bits are sign and magnitude
+    width = 32 if np.can_cast(scores.dtype, np.float32) else 64
+    values = scores.astype(f"f{width // 8}") * -1 + 0  # + 0 turns -0.0 into 0.0
+    bits: NDArray[np.int64] = values.view(f"i{width // 8}").astype(np.int64)
+    bits ^= (bits >> 63) & (1 << (width - 1)) - 1  # a float's bits are sign and magnitude
     order = np.arange(len(bits))
     for shift in range(0, width, 16):
         digits = (bits >> shift).astype(np.int16 if shift + 16 == width else np.uint16)  # the first has the sign

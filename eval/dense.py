@@ -78,9 +78,9 @@ def read_steps(path: str | Path, videos: Collection[str] | None = None) -> dict[
     }
     if not predictions and videos is None:
         raise InputError(f"{path}: no predictions; it holds an array (steps, classes) for each video")
-    first = next(iter(predictions.values()), None)
+    shapes = [steps.scores.shape for steps in predictions.values()]
     for video, steps in predictions.items():
-        _check(f"{path}: video {video}", steps, first.scores.shape[-1:])
+        _check(f"{path}: video {video}", steps, shapes[0][-1:])
     return predictions
 
 

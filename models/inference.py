@@ -1,6 +1,7 @@
 """An equal, faster network for evaluation, extraction and prediction."""
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -11,8 +12,10 @@ from models.norm import SubBatchNorm3d
 from models.pooling import GridPool
 from models.x3d import ConvNorm
 
+Net = TypeVar("Net", bound=nn.Module)
 
-def prepare_for_inference(net: nn.Module) -> nn.Module:
+
+def prepare_for_inference(net: Net) -> Net:
     """A copy of `net` in evaluation mode: every norm folded into its convolution, weights channels-last, and on a CPU
     its own operations (`models.cpu_kernels`).
 

@@ -136,8 +136,8 @@ class SubBatchNorm3d(nn.Module):
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         """Statistics of another number of groups are aggregated into one, then repeated."""
         keys = [f"{prefix}running_mean", f"{prefix}running_var"]
-        stored = [state_dict.get(key) for key in keys]
-        if all(s is not None and s.numel() % self.channels == 0 for s in stored):
+        stored = [state_dict[key] for key in keys if key in state_dict]
+        if len(stored) == len(keys) and all(s.numel() % self.channels == 0 for s in stored):
             means, variances = (s.view(-1, self.channels) for s in stored)
             if len(means) == len(variances) != self.splits:
                 one_group = aggregate_statistics(means, variances)

@@ -335,7 +335,7 @@ def test_help_is_grouped_by_section(help_text):
 
 def test_every_option_has_a_docstring_of_its_own():
     for section in fields(Config):
-        meanings = options._meanings(section.type)
+        meanings = options._meanings(section.name)
         assert set(meanings) == {option.name for option in fields(section.type)}
 
 
