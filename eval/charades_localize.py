@@ -77,10 +77,10 @@ def _truth_of(row: Mapping[str, str | None], place: str) -> Truth:
         try:
             name, start, end = text.split()
             action = (int(name.removeprefix("c")), float(start), float(end))
+            if action[0] < 0 or math.isnan(action[1]) or math.isnan(action[2]):
+                raise ValueError
         except ValueError:
             raise InputError(f"{place}: action {text!r} is not of the form `c077 12.10 18.00`") from None
-        if math.isnan(action[1]) or math.isnan(action[2]) or action[0] < 0:
-            raise InputError(f"{place}: action {text!r} is not of the form `c077 12.10 18.00`")
         actions.append(action)
     try:
         length = float(row["length"] or "")

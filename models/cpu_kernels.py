@@ -52,25 +52,6 @@ def ask_for_huge_pages() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
-# --- convolution ------------------------------------------------------------------------------------------------------
-
-
-def conv3d(x: Tensor, conv: nn.Conv3d) -> Tensor:
-    """conv(x) for any convolution: depthwise and 1x1x1 ones by the routes of this file, others by PyTorch's."""
-    kernel, stride = conv.kernel_size, conv.stride
-    if kernel == (1, 1, 1) and conv.groups == 1:
-        rows = x[:, :, :: stride[0], :: stride[1], :: stride[2]].permute(0, 2, 3, 4, 1)
-        return F.linear(rows, conv.weight.flatten(1), conv.bias).permute(0, 4, 1, 2, 3)
-    if kernel[0] == stride[0] == 1 and conv.groups == 1:  # over space alone: a 2-D convolution of each frame
-        frames = x.transpose(1, 2).flatten(0, 1)
-        frames = F.conv2d(frames, conv.weight.squeeze(2), conv.bias, stride[1:], conv.padding[1:])
-        return frames.unflatten(0, (len(x), -1)).transpose(1, 2)
-    depthwise = conv.groups == x.shape[1] and conv.bias is None and stride in ((1, 1, 1), (1, 2, 2))
-    if depthwise and (torch.is_grad_enabled() or kernel[1:] == (1, 1)):
-        return DepthwiseConv3d.apply(x, conv.weight, stride[1])
-    return F.conv3d(x, conv.weight, conv.bias, stride, conv.padding, conv.dilation, conv.groups)
-
-
 # --- depthwise convolution --------------------------------------------------------------------------------------------
 
 
@@ -234,10 +215,26 @@ def _chunks(rows: Tensor) -> tuple[Tensor, ...]:
 
 
 class CpuConv3d(nn.Conv3d):
-    """For "same" zero padding without dilation, which is all that X3D has."""
+    """Depthwise and 1x1x1 convolutions, and those over space alone, by the routes of this file; others by PyTorch's.
+
+    For "same" zero padding without dilation, which is all that X3D has.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv3d(x, self) if applies(x) else super().forward(x)
+        kernel, stride = self.kernel_size, self.stride
+        if not applies(x):
+            return super().forward(x)
+        if kernel == (1, 1, 1) and self.groups == 1:
+            rows = x[:, :, :: stride[0], :: stride[1], :: stride[2]].permute(0, 2, 3, 4, 1)
+            return F.linear(rows, self.weight.flatten(1), self.bias).permute(0, 4, 1, 2, 3)
+        if kernel[0] == stride[0] == 1 and self.groups == 1:  # over space alone: a 2-D convolution of each frame
+            frames = x.transpose(1, 2).flatten(0, 1)
+            frames = F.conv2d(frames, self.weight.squeeze(2), self.bias, stride[1:], self.padding[1:])
+            return frames.unflatten(0, (len(x), -1)).transpose(1, 2)
+        depthwise = self.groups == x.shape[1] and self.bias is None and stride in ((1, 1, 1), (1, 2, 2))
+        if depthwise and (torch.is_grad_enabled() or kernel[1:] == (1, 1)):
+            return DepthwiseConv3d.apply(x, self.weight, stride[1])
+        return super().forward(x)
 
 
 class CpuSubBatchNorm3d(SubBatchNorm3d):

@@ -28,8 +28,8 @@ STATISTICS = ("running_mean", "running_var")
 STALE = re.compile(r"\.bn\.running_(mean|var)$")
 OPTIONAL_PARTS = {"pool_1", "rw2", "rw3", "rw4", "rw5", "rw6", "mix2", "mix3", "mix4", "mix5"}
 
-# Our name -> the official one, applied in this order to the beginning of a name, then to its rest.
-_PREFIXES = (
+# Our name -> the official one, applied in this order: to the beginning of a name, then to its rest.
+_NAMES = (
     (r"^backbone\.stem\.spatial", "conv1_s"),
     (r"^backbone\.stem\.temporal\.conv", "conv1_t"),
     (r"^backbone\.stem\.temporal\.norm", "bn1"),
@@ -42,8 +42,6 @@ _PREFIXES = (
     (r"^fusion\.levels\.layer(\d+)", lambda m: f"rw{int(m[1]) + 1}"),
     (r"^logit_fusion", "rw6"),
     (r"^fusion\.stages\.(\d+)", lambda m: f"mix{int(m[1]) + 2}"),
-)
-_PARTS = (
     (r"\.expand\.conv\.", ".conv1."),
     (r"\.expand\.norm\.", ".bn1."),
     (r"\.depthwise\.conv\.", ".conv2."),
@@ -85,7 +83,7 @@ class LoadReport:
 
 def official_name(name: str) -> str:
     """The published name of one of our parameters or buffers."""
-    for pattern, replacement in (*_PREFIXES, *_PARTS):
+    for pattern, replacement in _NAMES:
         name = re.sub(pattern, replacement, name)
     return name
 

@@ -10,7 +10,7 @@ Time is never strided, so a network trained on clips runs on whole videos and an
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -61,14 +61,11 @@ def maybe_checkpoint(block: Callable[[Tensor], Tensor], x: Tensor, wanted: bool)
     return _checkpointed(block, x)
 
 
-@torch.compiler.disable  # which does not take contexts for the repetition
+@torch.compiler.disable  # which does not take contexts for the first pass and its repetition
 def _checkpointed(block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=_passes)
-
-
-def _passes() -> tuple[AbstractContextManager, AbstractContextManager]:
-    """The contexts of the first pass through a checkpointed block and of its repetition."""
-    return nullcontext(), recomputation()
+    return checkpoint(
+        block, x, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: (nullcontext(), recomputation())
+    )
 
 
 def named_variant(name: str) -> Variant:

@@ -68,8 +68,8 @@ def test_the_units_multiply_adds():
 
 @pytest.mark.parametrize("row", ["fine_eval", "coarse_train", "fine_eval_plain", "coarse_train_plain"])
 def test_only_plain_networks_run_without_our_operations(row, tiny, monkeypatch):
-    calls, conv3d = [], cpu_kernels.conv3d
-    monkeypatch.setattr(cpu_kernels, "conv3d", lambda x, conv: calls.append(conv) or conv3d(x, conv))
+    calls, forward = [], cpu_kernels.CpuConv3d.forward
+    monkeypatch.setattr(cpu_kernels.CpuConv3d, "forward", lambda conv, x: calls.append(conv) or forward(conv, x))
     benchmark_networks.measure(benchmark_networks.cases(quick=True)[row], QUICK)
     assert (not calls) == row.endswith("plain")
 
