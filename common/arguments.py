@@ -24,13 +24,14 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]  # argparse's own
         """A dash within an option is an underscore: `--class-names` is `--class_names`."""
         args = sys.argv[1:] if args is None else args
-        return super().parse_known_args([_underscored(str(token)) for token in args], namespace)
+        return super().parse_known_args([underscored(str(token)) for token in args], namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-def _underscored(token: str) -> str:
+def underscored(token: str) -> str:
+    """A word of a command line, with underscores for the dashes in an option's name."""
     name, equals, value = token.partition("=")
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else token
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
+from common.arguments import underscored
 from configs.files import ConfigError, Setting, read_yaml, to_yaml
 from configs.options import DEFAULT_CONFIG, OPTIONS, build_parser, nearest, typed_value
 from configs.schema import Config
@@ -48,12 +49,13 @@ def parse(
         raise SystemExit(0)
     try:
         typed = list(_split(argv, with_eval_only, flags))
-        others = {s.option: s.value for s in typed}
-        options = [s for s in typed if s.option in OPTIONS]
+        others = dict(typed)
+        files: list[str | Path] = [text for name, text in typed if name == "config"]
+        options = [Setting(option=name, value=text, origin="--") for name, text in typed if name in OPTIONS]
         command = Command(
-            config=_resolve([s.value for s in typed if s.option == "config"] or [DEFAULT_CONFIG], options),
+            config=_resolve(files or [DEFAULT_CONFIG], options),
             gpus=_gpus(others.get("gpu")),
-            eval_only=_true_or_false("--eval_only", others.get("eval_only", "false")),
+            eval_only=_eval_only(others.get("eval_only", "false")),
             given=frozenset(s.option for s in options),
             flags=frozenset(flags) & frozenset(others),
         )
@@ -91,15 +93,15 @@ def _resolve(files: Sequence[str | Path], options: Sequence[Setting]) -> Config:
         raise ConfigError(f"{origins.get(str(error).split()[0], '')}{error}") from error
 
 
-def _split(argv: Sequence[str], with_eval_only: bool, flags: Iterable[str]) -> Iterator[Setting]:
-    """Yields the options of a command line, `--option value` and `--option=value` alike, with their text as values."""
+def _split(argv: Sequence[str], with_eval_only: bool, flags: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yields (name, text) of each option of a command line, `--option value` and `--option=value` alike."""
     known = ["-gpu", "--config", *(["--eval_only"] if with_eval_only else []), *(f"--{option}" for option in OPTIONS)]
     alone = [f"--{flag}" for flag in ("print_config", *flags)]
     rest = iter(argv)
-    for token in rest:
+    for token in map(underscored, rest):
         name, equals, value = token.partition("=")
         if token in alone:
-            yield Setting(option=token.removeprefix("--"), value="", origin="--")
+            yield token.removeprefix("--"), ""
             continue
         if not name.startswith("-"):
             raise ConfigError(f"unexpected argument {token!r}: options are given by name, as --data.stride 10")
@@ -112,7 +114,7 @@ def _split(argv: Sequence[str], with_eval_only: bool, flags: Iterable[str]) -> I
                 raise ConfigError("--eval_only needs true or false after it: --eval_only true")
             if re.match(r"--|-[A-Za-z]", value):
                 raise ConfigError(f"{name} needs a value after it (one that begins with a dash: {name}=VALUE)")
-        yield Setting(option=name.lstrip("-"), value=value, origin="--")
+        yield name.lstrip("-"), value
 
 
 def _gpus(text: str | None) -> tuple[int, ...] | None:
@@ -126,7 +128,7 @@ def _gpus(text: str | None) -> tuple[int, ...] | None:
     return gpus
 
 
-def _true_or_false(name: str, text: str) -> bool:
+def _eval_only(text: str) -> bool:
     if text.lower() not in ("true", "false"):
-        raise ConfigError(f"{name} must be true or false, not {text!r}")
+        raise ConfigError(f"--eval_only must be true or false, not {text!r}")
     return text.lower() == "true"

@@ -4,17 +4,16 @@ A file holds sections of options (`data: {stride: 12}`; the dotted `data.stride:
 delta. Only plain YAML is accepted: no tag can make an object. What is read here is not yet checked against the schema.
 """
 
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from common.errors import InputError
-from configs.schema import Config
+from common.files import write_text
+from configs.schema import SECTIONS, Config
 
-SECTIONS = tuple(section.name for section in fields(Config))
 NULL = "tag:yaml.org,2002:null"
 
 
@@ -68,7 +67,7 @@ def _leaves(root: yaml.MappingNode) -> Iterator[tuple[str, int, yaml.Node]]:
         if isinstance(node, yaml.MappingNode):
             for inner, value in node.value:
                 yield f"{key.value}.{inner.value}", inner.start_mark.line + 1, value
-        elif not (key.value in SECTIONS and node.tag == NULL):
+        elif not (str(key.value) in SECTIONS and node.tag == NULL):
             yield str(key.value), key.start_mark.line + 1, node
 
 
@@ -79,13 +78,4 @@ def to_yaml(config: Config) -> str:
 
 def save_yaml(config: Config, path: str | Path) -> None:
     """Writes `to_yaml(config)` for `--config`; the file appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(f"# Every option of this run; repeat it with --config {path}\n{to_yaml(config)}", "utf-8")
-        partial.replace(path)
-    except OSError as error:  # a full disk does not name the file
-        raise OSError(f"{path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(Path(path), f"# Every option of this run; repeat it with --config {path}\n{to_yaml(config)}")

@@ -2,21 +2,22 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, Field, fields
 from difflib import SequenceMatcher
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType, NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import jsonargparse
 
 from configs.files import ConfigError, Setting
-from configs.schema import Config
+from configs.schema import SECTIONS, Config
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "charades.yaml"
-OPTIONS: dict[str, Any] = {f"{s.name}.{f.name}": f.type for s in fields(Config) for f in fields(s.type)}
+OPTIONS: dict[str, Any] = {  # without the bounds, which the schema itself checks when all values are merged
+    f"{name}.{option}": kind for name, section in SECTIONS.items() for option, kind in get_type_hints(section).items()
+}
 KINDS = {
     int: "a whole number",
     float: "a number",
@@ -47,13 +48,13 @@ def build_parser(
         add("--eval_only", type=bool, default=False, help="evaluate, without training")
     for flag, meaning in flags.items():
         add(f"--{flag}", action="store_true", help=meaning)
-    for section in fields(Config):
-        group = parser.add_argument_group(f"{section.name}: {section.type.__doc__}")
-        meanings = _meanings(section.type)
-        for option in fields(section.type):
-            name = f"--{section.name}.{option.name}"
-            action = group.add_argument(name, type=option.type, default=_default(option), help=meanings[option.name])
-            action.option_strings = [name]  # jsonargparse's `--list+`, which appends, is not offered
+    for section, defaults in Config().to_dict().items():
+        group = parser.add_argument_group(f"{section}: {SECTIONS[section].__doc__}")
+        meanings = _meanings(section)
+        for option, default in defaults.items():
+            name = f"{section}.{option}"
+            action = group.add_argument(f"--{name}", type=OPTIONS[name], default=default, help=meanings[option])
+            action.option_strings = [f"--{name}"]  # jsonargparse's `--list+`, which appends, is not offered
     return parser
 
 
@@ -94,11 +95,7 @@ def _describe(kind: Any) -> str:
 
 
 @cache  # reading the sources is most of a parser's cost
-def _meanings(section: type) -> dict[str, str]:
+def _meanings(section: str) -> dict[str, str]:
     """{option: the docstring below it}, those of base classes included."""
-    parsed = [docstring_parser.parse_from_object(base) for base in reversed(section.__mro__[:-1])]
+    parsed = [docstring_parser.parse_from_object(base) for base in reversed(SECTIONS[section].__mro__[:-2])]
     return {param.arg_name: param.description for docs in parsed for param in docs.params if param.description}
-
-
-def _default(option: Field) -> Any:
-    return option.default_factory() if option.default is MISSING else option.default

@@ -2,15 +2,20 @@
 
 One experiment is one `Config`: `data` and `model` are shared, `fine` is stage 1, `features` stage 2, `coarse` stage 3.
 The defaults are the published setting (Charades, X3D-M). `configs.cli` turns these classes into command-line
-options (`data.stride` becomes `--data.stride`) and shows the docstrings in `--help`. A value that is wrong by itself is
-refused here, in one line that names its option; what depends on files or devices is checked where these are opened.
+options (`data.stride` becomes `--data.stride`) and shows the docstrings in `--help`. An option's type holds its bounds
+and whether a run that continues may change it: where the type says nothing, it may, and the run says so. A value that
+is wrong by itself is refused here, in one line that names its option; what depends on files or devices is checked where
+these are opened.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar, get_type_hints
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from common.errors import InputError
 
@@ -19,23 +24,52 @@ PUBLISHED = "github.com/kkahatapitiya/Coarse-Fine-Networks, models/"
 FROM_SCRATCH = "none"  # as fine.init or coarse.init: start from random weights
 
 
+Whole = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Pixels = Annotated[int, Field(ge=64)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+
+T = TypeVar("T")
+FIXED, NO_EFFECT, STAGE_3_ONLY = "fixed", "no effect", "stage 3 only"
+Fixed = Annotated[T, FIXED]  # it makes the network or what that is shown: changed, a run does not continue
+NoEffect = Annotated[T, NO_EFFECT]  # on a run that continues
+Stage3 = Annotated[T, STAGE_3_ONLY]  # of no effect on stage 1
+
+
 def _require(holds: bool, option: str, rule: str, value: object) -> None:
     """Raises a one-line ValueError unless `holds`; `rule` completes the sentence "option must be ..."."""
     if not holds:
         raise ValueError(f"{option} must be {rule}, not {value!r}")
 
 
-def _require_at_least(least: int, section: str, **values: int | None) -> None:
-    """Checks whole numbers; None, where the type allows it, means "not set" and passes."""
-    for name, value in values.items():
-        _require(value is None or value >= least, f"{section}.{name}", f"at least {least}", value)
+class Section:
+    """A section of options, each of which is checked against its type."""
+
+    def __post_init__(self) -> None:
+        section = type(self).__name__.lower()
+        for name, check in _checks(section).items():
+            try:
+                check.validate_python(getattr(self, name), strict=True)
+            except ValidationError as error:
+                rule = error.errors()[0]["msg"].replace("Input should", "must")
+                raise ValueError(f"{section}.{name} {rule}, not {getattr(self, name)!r}") from None
+
+
+@cache
+def _checks(section: str) -> dict[str, TypeAdapter[Any]]:
+    """What checks each option of a section."""
+    hints = get_type_hints(SECTIONS[section], include_extras=True)
+    return {name: TypeAdapter(kind) for name, kind in hints.items()}
 
 
 @dataclass(kw_only=True)
-class Data:
+class Data(Section):
     """the dataset, and how clips are cut from its videos"""
 
-    kind: Literal["charades", "multithumos", "generic"] = "charades"
+    kind: Fixed[Literal["charades", "multithumos", "generic"]] = "charades"
     """which dataset the annotations describe; generic: an own one"""
     frames: str = "data/Charades_v1_rgb"
     """folder of the video frames: FRAMES/ID/ID-000001.jpg and so on"""
@@ -43,25 +77,25 @@ class Data:
     """annotations: a JSON file, or a folder that holds both official CSV files"""
     ground_truth: str | None = None
     """official CSV of the test videos; without it, actions and durations come from the annotations"""
-    num_classes: int = 157
+    num_classes: Fixed[Count] = 157
     """number of activity classes"""
     class_names: str | None = None
     """text file with a class name a line; null: Charades' own file beside the annotations, else "class 0" and so on"""
-    stride: int = 10
+    stride: Fixed[Count] = 10
     """video frames from one clip frame to the next (published: 12 for variant S, 10 for M and XL)"""
     clip_span: int = 640
     """length of a training clip, in video frames (64 clip frames at stride 10)"""
-    fine_frames: int = 128
+    fine_frames: Stage3[Count] = 128
     """most fine features that stage 3 sees of a video, in clip frames"""
-    fine_window: Literal["first", "centred"] = "first"
+    fine_window: Stage3[Literal["first", "centred"]] = "first"
     """which of a longer video's fine features these are: its first, or those around the clip"""
-    min_frames: int = 162
+    min_frames: Whole = 162
     """shorter videos (in video frames) are left out of training and of rule "released" """
-    size: int | None = None
+    size: Fixed[Pixels | None] = None
     """side of the square network input, in pixels; null: the variant's (S 160, M 224, XL 312, tiny 64)"""
     image_backend: Literal["auto", "torchvision", "accimage", "pil"] = "auto"
     """what decodes JPEG files; auto takes torchvision"""
-    workers: int = 4
+    workers: Whole = 4
     """processes that load data; 0 loads in the main process"""
     allow_missing: bool = False
     """continue when more than 1% of the videos have no frames folder"""
@@ -69,103 +103,82 @@ class Data:
     """a video with missing or unreadable frames: an error, or skipped and named (at most 1% of them, or one)"""
 
     def __post_init__(self) -> None:
-        _require_at_least(1, "data", num_classes=self.num_classes, stride=self.stride, fine_frames=self.fine_frames)
-        _require_at_least(0, "data", min_frames=self.min_frames, workers=self.workers)
-        _require_at_least(64, "data", size=self.size)
+        super().__post_init__()
         shortest = 4 * self.stride
         _require(self.clip_span >= shortest, "data.clip_span", f"at least {shortest}, 4 strides", self.clip_span)
 
 
 @dataclass(kw_only=True)
-class Model:
+class Model(Section):
     """the networks of both streams"""
 
-    variant: Literal["S", "M", "XL", "tiny"] = "M"
+    variant: Fixed[Literal["S", "M", "XL", "tiny"]] = "M"
     """size of X3D; tiny is for the demo and tests"""
-    pool: Literal["grid", "avg", "max", "stride", "none"] = "grid"
+    pool: Fixed[Stage3[Literal["grid", "avg", "max", "stride", "none"]]] = "grid"
     """temporal pooling of the Coarse stream; none is the paper's Fine-Fine"""
-    fusion: Literal["multistage", "per_stage", "lateral", "none"] = "multistage"
+    fusion: Fixed[Stage3[Literal["multistage", "per_stage", "lateral", "none"]]] = "multistage"
     """how fine features enter the Coarse stream: all into every stage, each into its own, as SlowFast's, or not"""
-    alignment: Literal["gaussian", "uniform"] = "gaussian"
+    alignment: Fixed[Stage3[Literal["gaussian", "uniform"]]] = "gaussian"
     """how fine frames weigh for a coarse frame: by Gaussians around it, or all alike"""
-    gaussian_scale: float = 0.125
+    gaussian_scale: Fixed[Stage3[Positive]] = 0.125
     """sigma of the Gaussians, relative to the number of fine frames"""
-    bn_splits: int = 1
+    bn_splits: Fixed[Count] = 1
     """groups of the batch that are normalised separately in training; the batch must be divisible by it"""
-    dropout: float = 0.5
+    dropout: Share = 0.5
     """probability with which training drops a feature before the classifier"""
     checkpoint_activations: bool = False
     """train in less memory: compute each block's activations again in the backward pass instead of keeping them"""
 
-    def __post_init__(self) -> None:
-        _require_at_least(1, "model", bn_splits=self.bn_splits)
-        _require(0 <= self.dropout < 1, "model.dropout", "from 0 to below 1", self.dropout)
-        _require(0 < self.gaussian_scale < math.inf, "model.gaussian_scale", "positive", self.gaussian_scale)
-
 
 @dataclass(kw_only=True)
-class Stage:
+class Stage(Section):
     """Training by SGD, common to stages 1 and 3 (see `Fine` and `Coarse` for the published values)."""
 
-    init: str = KINETICS_WEIGHTS
+    init: NoEffect[str] = KINETICS_WEIGHTS
     """checkpoint to start from or to evaluate, ours or a published one; none: random weights"""
-    batch_size: int
+    batch_size: Count
     """videos in a training batch, over all GPUs together"""
-    lr: float
+    lr: Positive
     """learning rate at the start"""
-    momentum: float = 0.9
+    momentum: Share = 0.9
     """momentum of SGD"""
-    weight_decay: float = 1e-5
+    weight_decay: NotNegative = 1e-5
     """weight decay, on every parameter"""
-    epochs: int = 200
+    epochs: Count = 200
     """most passes over the training videos"""
-    round_epochs: int
+    round_epochs: Count
     """epochs in a round; after each round comes a validation"""
-    milestones: list[int]
+    milestones: list[Count]
     """the learning rate falls after these rounds, in ascending order"""
-    lr_decay: float = 0.1
+    lr_decay: Factor = 0.1
     """factor of the learning rate at each milestone"""
     drop_last: bool
     """leave an incomplete last batch of an epoch out"""
-    max_steps: int | None = None
+    max_steps: Count | None = None
     """stop after this many optimizer steps; null: no such limit"""
-    accumulate: int = 1
+    accumulate: Count = 1
     """parts in which a process works through its share of a batch, for less memory; each is normalised on its own"""
-    clip_grad: float | None = None
+    clip_grad: Positive | None = None
     """largest norm of the gradient; null: not limited, as published"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         section = type(self).__name__.lower()
         if self.init.lower() in ("none", "null"):
             self.init = FROM_SCRATCH
         _require(self.init.strip() != "", f"{section}.init", "a file or none", self.init)
-        _require_at_least(
-            1,
-            section,
-            batch_size=self.batch_size,
-            epochs=self.epochs,
-            round_epochs=self.round_epochs,
-            max_steps=self.max_steps,
-            accumulate=self.accumulate,
-        )
-        clip = self.clip_grad
-        _require(clip is None or 0 < clip < math.inf, f"{section}.clip_grad", "positive", clip)
-        _require(0 < self.lr < math.inf, f"{section}.lr", "positive", self.lr)
-        _require(0 <= self.momentum < 1, f"{section}.momentum", "from 0 to below 1", self.momentum)
-        _require(0 <= self.weight_decay < math.inf, f"{section}.weight_decay", "0 or positive", self.weight_decay)
-        _require(0 < self.lr_decay <= 1, f"{section}.lr_decay", "above 0 and at most 1", self.lr_decay)
-        ascending = all(a < b for a, b in zip([0, *self.milestones], self.milestones, strict=False))
-        _require(ascending, f"{section}.milestones", "positive and ascending", self.milestones)
+        ascending = all(a < b for a, b in pairwise(self.milestones))
+        _require(ascending, f"{section}.milestones", "ascending", self.milestones)
 
 
 @dataclass(kw_only=True)
 class Fine(Stage):
     """stage 1, train_fine.py: the Fine stream"""
 
-    batch_size: int = 8
-    lr: float = 0.01
-    round_epochs: int = 4
-    milestones: list[int] = field(default_factory=lambda: [15, 20, 25])
+    batch_size: Count = 8
+    lr: Positive = 0.01
+    round_epochs: Count = 4
+    milestones: list[Count] = field(default_factory=lambda: [15, 20, 25])
     drop_last: bool = True
 
 
@@ -173,33 +186,30 @@ class Fine(Stage):
 class Coarse(Stage):
     """stage 3, train_coarse_fineFEAT.py: the Coarse stream, fused with the fine features"""
 
-    batch_size: int = 6
-    lr: float = 0.02
-    round_epochs: int = 2
-    milestones: list[int] = field(default_factory=lambda: [15, 25, 35])
+    batch_size: Count = 6
+    lr: Positive = 0.02
+    round_epochs: Count = 2
+    milestones: list[Count] = field(default_factory=lambda: [15, 25, 35])
     drop_last: bool = False
-    fusion_lr_factor: float = 10.0
+    fusion_lr_factor: Positive = 10.0
     """learning rate of the fusion layers, relative to the others'"""
-    fine_source: Literal["store", "network"] = "store"
+    fine_source: Fixed[Literal["store", "network"]] = "store"
     """where fine features come from: stage 2's store, or the Fine stream at once, from the frames of the fine window"""
     fine_init: str | None = None
     """with network: checkpoint of stage 1 that the Fine stream starts from; null: this run's best.pt; none: random"""
-    fine_frozen: bool = True
+    fine_frozen: Fixed[bool] = True
     """with network: the Fine stream stays as it is; otherwise both streams are trained"""
-    fine_loss_weight: float = 1.0
+    fine_loss_weight: NotNegative = 1.0
     """with network, both trained: the Fine stream's loss, on the labels of its window, relative to the Coarse one's"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(0 < self.fusion_lr_factor < math.inf, "coarse.fusion_lr_factor", "positive", self.fusion_lr_factor)
-        weight = self.fine_loss_weight
-        _require(0 <= weight < math.inf, "coarse.fine_loss_weight", "0 or positive", weight)
         usable = self.fine_source == "store" or not self.fine_frozen or self.fine_init != FROM_SCRATCH
         _require(usable, "coarse.fine_init", "a checkpoint where the Fine stream is frozen", self.fine_init)
 
 
 @dataclass(kw_only=True)
-class Features:
+class Features(Section):
     """stage 2, extract_fineFEAT.py: the store of fine features"""
 
     dir: str | None = None
@@ -213,21 +223,20 @@ class Features:
 
 
 @dataclass(kw_only=True)
-class Eval:
+class Eval(Section):
     """evaluation, also during training"""
 
-    batch_size: int = 1
+    batch_size: Count = 1
     """most videos evaluated together; they are always of equal length, so results do not depend on it"""
-    window: int | None = None
+    window: Count | None = None
     """clip frames of a video that a network sees at a time, also in extraction; null: whole videos, as published"""
-    overlap: int | None = None
+    overlap: Whole | None = None
     """clip frames that one window has in common with the next, where they are blended; null: a quarter of a window"""
     save_frames: bool = False
     """also write predictions/dense.npz: the scores of every frame, for rule "dense" of tools.compare (4 bytes each)"""
 
     def __post_init__(self) -> None:
-        _require_at_least(1, "eval", batch_size=self.batch_size, window=self.window)
-        _require_at_least(0, "eval", overlap=self.overlap)
+        super().__post_init__()
         if self.window is not None and self.overlap is not None:
             below = f"below eval.window ({self.window})"
             _require(self.overlap < self.window, "eval.overlap", below, self.overlap)
@@ -241,20 +250,20 @@ class Eval:
 
 
 @dataclass(kw_only=True)
-class Run:
+class Run(Section):
     """where results go, and how a run repeats"""
 
-    name: str = "charades"
+    name: NoEffect[str] = "charades"
     """name of the experiment; all three stages share it"""
-    dir: str | None = None
+    dir: NoEffect[str | None] = None
     """folder of the run's results; null: runs/NAME"""
-    seed: int = 0
+    seed: Whole = 0
     """seed of every random draw"""
-    resume: Literal["auto", "never"] = "auto"
+    resume: NoEffect[Literal["auto", "never"]] = "auto"
     """auto continues from last.pt where there is one; never starts again"""
-    threads: int | None = None
+    threads: Count | None = None
     """CPU threads for PyTorch; null: its own choice"""
-    processes: int | None = None
+    processes: Count | None = None
     """processes that train together on this machine; null: one for each GPU of -gpu"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """of training: full, or half by autocast; losses, sampling locations and Gaussian weights stay in float32"""
@@ -262,9 +271,8 @@ class Run:
     """train through torch.compile"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(self.name.strip() != "", "run.name", "a name", self.name)
-        _require_at_least(0, "run", seed=self.seed)
-        _require_at_least(1, "run", threads=self.threads, processes=self.processes)
 
 
 @dataclass(kw_only=True)
@@ -323,8 +331,11 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Mapping[str, Any]]) -> Self:
-        """The reverse of `to_dict`; options that are left out take their defaults. Types are not checked here."""
-        return cls(**{section.name: section.type(**values.get(section.name, {})) for section in fields(cls)})
+        """The reverse of `to_dict`; options that are left out take their defaults."""
+        return cls(**{name: section(**values.get(name, {})) for name, section in SECTIONS.items()})
+
+
+SECTIONS: dict[str, type[Any]] = get_type_hints(Config)
 
 
 def diff(old: Config | Mapping[str, Any], new: Config | Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

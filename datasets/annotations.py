@@ -22,7 +22,7 @@ from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationE
 from pydantic_core import ErrorDetails
 
 from common.errors import InputError, one_line
-from eval.charades_localize import read_ground_truth
+from eval.charades_localize import Truth, read_ground_truth
 
 Subset = Literal["training", "testing"]
 OFFICIAL_FILES: dict[Subset, str] = {"training": "Charades_v1_train.csv", "testing": "Charades_v1_test.csv"}
@@ -110,6 +110,10 @@ class Annotations:
             "are given twice": sum(len(video.actions) - len(set(video.actions)) for video in self.videos),
         }
         return [f"{count} {kind}" for kind, count in counts.items() if count]
+
+    def truth(self) -> dict[str, Truth]:
+        """What the metrics take of the test videos, where there is no official CSV of them."""
+        return {video.id: Truth(video.actions, video.duration) for video in self.subset("testing")}
 
     def summary(self) -> str:
         """How much was read, and how it differs from the full dataset."""

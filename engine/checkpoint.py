@@ -20,23 +20,13 @@ from torch import Tensor
 
 from common.files import written_whole
 from common.progress import say
-from configs.schema import Config, diff
+from configs.schema import Config
 from models import CheckpointError
 from models.official import read_checkpoint as read_file
 from models.official import tensors_of
 
 VERSION = "0.1.0"  # of this code, in every checkpoint; as in pyproject.toml
 FORMAT = 1
-FIXED = {  # what the network is, and what it is shown: changed, it would be another network or another task
-    "data.kind", "data.num_classes", "data.stride", "data.size",
-    "model.variant", "model.pool", "model.fusion", "model.alignment", "model.gaussian_scale", "model.bn_splits",
-    "coarse.fine_source", "coarse.fine_frozen",
-}  # fmt: skip
-OF_NO_EFFECT = {"run.name", "run.dir", "run.resume"}  # on a run that continues
-STAGE_3_ONLY = {
-    "data.fine_frames", "data.fine_window",
-    "model.pool", "model.fusion", "model.alignment", "model.gaussian_scale",
-}  # fmt: skip
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -193,34 +183,6 @@ def _read_safetensors(path: Path) -> Weights:
 
 
 # --- continuing -------------------------------------------------------------------------------------------------------
-
-
-def changed_settings(
-    path: Path, saved: Mapping[str, Mapping[str, Any]], present: Mapping[str, Mapping[str, Any]], stage: str
-) -> list[str]:
-    """One line for each option in which the training that `path` holds differs from the one that continues it.
-
-    Args:
-        saved, present: {section: {option: value}}; an option that is new since then is not compared.
-        stage: "fine" or "coarse": the other one's section does not count, nor where results and features are.
-
-    Raises:
-        CheckpointError: where what has changed is the network or its task.
-    """
-    lines = []
-    for option, (before, now) in diff(saved, present).items():
-        section, name = option.split(".")
-        known = name in saved.get(section, {}) and name in present.get(section, {})
-        matters = section in ("data", "model", "run", stage) and option not in OF_NO_EFFECT and name != "init"
-        if not (known and matters) or (stage == "fine" and option in STAGE_3_ONLY):
-            continue
-        if option in FIXED:
-            raise CheckpointError(
-                f"{path}: this run began with {option} {before}, now it is {now}; continue with --{option} {before}, "
-                "or start again with another --run.dir or --run.resume never"
-            )
-        lines.append(f"{option} was {before}, from here on it is {now}")
-    return lines
 
 
 def random_state() -> dict[str, Any]:

@@ -24,6 +24,7 @@ from datasets.batch import Batch, Loader, prepare
 from datasets.windows import Joins, Part, borders
 from engine import distributed
 from engine.networks import logits_at_labels
+from eval.charades_localize import read_ground_truth
 from eval.detection import DetectionEvaluator
 from models import prepare_for_inference
 from models.losses import loss_at_labels
@@ -45,11 +46,11 @@ class Evaluation:
         data = config.data
         if data.ground_truth and not Path(data.ground_truth).is_file():
             raise InputError(f"{data.ground_truth}: no such file; --data.ground_truth is the official CSV, or null")
-        tested = {v.id: (list(v.actions), v.duration) for v in annotations.subset("testing")}
+        truth = read_ground_truth(data.ground_truth, data.num_classes) if data.ground_truth else annotations.truth()
         dense = stage == "fine" or data.kind != "charades"  # rule "dense" is MultiTHUMOS's own
         self.evaluator = DetectionEvaluator(
             num_classes=data.num_classes,
-            ground_truth=data.ground_truth or tested,
+            truth=truth,
             min_frames=data.min_frames,
             all_frames=dense or config.eval.save_frames,
             save_frames=config.eval.save_frames,

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from common.errors import InputError
 from common.progress import progress, report, say
 from common.signals import Stopped, deferred, is_dead_worker, requested, stop_requests
+from configs.changes import changed_settings
 from configs.schema import Config
 from datasets.batch import Batch, EpochBatches, Loader, Preparer, pad, time_lengths
 from engine import distributed
 from engine.checkpoint import (
-    changed_settings,
     identity,
     previous,
     random_state,

@@ -14,6 +14,7 @@ from engine.evaluation import Evaluation, print_metrics
 from engine.launch import set_up_process
 from engine.loop import Trainer
 from engine.networks import build, initialise, load, weights_to_evaluate
+from models import cpu_kernels
 
 
 def run_stage(command: Command, stage: str) -> None:
@@ -28,6 +29,7 @@ def run_stage(command: Command, stage: str) -> None:
     loader = video_loader(config, tested, device, store, fine_clips=fine_clips, rank=rank, processes=processes)
     evaluation = Evaluation(config, stage, annotations, loader, device)
     net = build(config, stage).to(device)
+    cpu_kernels.install(net)
     if command.eval_only:
         load(net, weights_to_evaluate(command, stage), config, complete=True)
         metrics = evaluation(net)

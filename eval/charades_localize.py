@@ -8,29 +8,26 @@ mean weighted by their positives. Both are undefined where a class has no positi
     python -m eval.charades_localize PREDICTIONS GROUND_TRUTH_CSV
 """
 
-import argparse
 import csv
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from common.arguments import COUNT, Parser, exit_status
 from common.errors import InputError
 from eval.average_precision import average_precision
-from eval.submission import FRAMES_PER_VIDEO, read_predictions, write_predictions
-
-__all__ = ["Localization", "Truth", "frame_labels", "localize", "main", "read_ground_truth", "read_predictions",
-           "rows", "write_predictions"]  # fmt: skip
+from eval.submission import FRAMES_PER_VIDEO, read_predictions
 
 
 class Truth(NamedTuple):
     """What is known of one video: its actions [(class from 0, start, end)] and its length, all times in seconds."""
 
-    actions: list[tuple[int, float, float]]
+    actions: Sequence[tuple[int, float, float]]
     length: float
 
 
@@ -80,10 +77,10 @@ def _truth_of(row: Mapping[str, str | None], place: str) -> Truth:
         try:
             name, start, end = text.split()
             action = (int(name.removeprefix("c")), float(start), float(end))
+            if action[0] < 0 or math.isnan(action[1]) or math.isnan(action[2]):
+                raise ValueError
         except ValueError:
             raise InputError(f"{place}: action {text!r} is not of the form `c077 12.10 18.00`") from None
-        if math.isnan(action[1]) or math.isnan(action[2]) or action[0] < 0:
-            raise InputError(f"{place}: action {text!r} is not of the form `c077 12.10 18.00`")
         actions.append(action)
     try:
         length = float(row["length"] or "")
@@ -102,7 +99,7 @@ def check_classes(truth: Mapping[str, Truth], num_classes: int, source: str | Pa
                 raise InputError(f"{source}: video {video} has class {name}, outside 0..{num_classes - 1}")
 
 
-def frame_labels(actions: Iterable[tuple[int, float, float]], length: float, num_classes: int) -> np.ndarray:
+def frame_labels(actions: Sequence[tuple[int, float, float]], length: float, num_classes: int) -> np.ndarray:
     """Labels (25, C) bool of a video at its 25 frames; both ends of an action belong to it."""
     times = np.arange(FRAMES_PER_VIDEO) / FRAMES_PER_VIDEO * length
     labels = np.zeros((FRAMES_PER_VIDEO, num_classes), bool)
@@ -112,7 +109,7 @@ def frame_labels(actions: Iterable[tuple[int, float, float]], length: float, num
 
 
 def rows(
-    predictions: Mapping[str, np.ndarray], truth: Mapping[str, tuple[list, float]], num_classes: int
+    predictions: Mapping[str, np.ndarray], truth: Mapping[str, Truth], num_classes: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Scores and labels, (25,C) for each video of `truth`, as the rule ranks them."""
     if not truth:
@@ -122,10 +119,8 @@ def rows(
     return scores, [frame_labels(actions, length, num_classes) for actions, length in truth.values()]
 
 
-def localize(
-    predictions: Mapping[str, np.ndarray], truth: Mapping[str, tuple[list, float]], num_classes: int
-) -> Localization:
-    """Score {video id: (25, C)} against {video id: (actions, length)}; the order of `truth` decides between ties."""
+def localize(predictions: Mapping[str, np.ndarray], truth: Mapping[str, Truth], num_classes: int) -> Localization:
+    """Score {video id: (25, C)}; the order of `truth` decides between ties."""
     scores, labels = rows(predictions, truth, num_classes)
     ap = average_precision(scores, labels)
     positives = np.sum([video_labels.sum(0) for video_labels in labels], axis=0)
@@ -144,23 +139,22 @@ def localize(
 
 def main(argv: list[str] | None = None) -> int:
     """Print mAP and wAP of a submission; 1 with one line on stderr where a file cannot be scored."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m eval.charades_localize", description="Official Charades localization scores of a submission."
     )
     parser.add_argument("predictions", help="submission, plain or .gz: `id frame score score ...`, frame 1..25")
     parser.add_argument("ground_truth", help="official CSV, such as Charades_v1_test.csv")
-    parser.add_argument("--num_classes", type=int, help="scores per line (default: from the file; 157 for Charades)")
+    parser.add_argument("--num_classes", type=COUNT, help="scores per line (default: from the file; 157 for Charades)")
     args = parser.parse_args(argv)
-    try:
-        predictions = read_predictions(args.predictions, args.num_classes)
-        num_classes = next(iter(predictions.values())).shape[1]
-        truth = read_ground_truth(args.ground_truth, num_classes)
-        result = localize(predictions, truth, num_classes)
-    except (InputError, OSError) as error:
-        print(f"charades_localize: error: {error}", file=sys.stderr)
-        return 1
-    print(_report(result, len(truth)))
-    return 0
+    return exit_status("charades_localize", lambda: print_scores(args.predictions, args.ground_truth, args.num_classes))
+
+
+def print_scores(predictions_file: str, ground_truth: str, num_classes: int | None) -> None:
+    """Score a file; without `num_classes` it says itself how many scores a line has."""
+    predictions = read_predictions(predictions_file, num_classes)
+    num_classes = next(iter(predictions.values())).shape[1]
+    truth = read_ground_truth(ground_truth, num_classes)
+    print(_report(localize(predictions, truth, num_classes), len(truth)))
 
 
 def _report(result: Localization, num_videos: int) -> str:

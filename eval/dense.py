@@ -14,7 +14,7 @@ of the steps; without it step k of F is at k/F of the video's length.
 
 import zipfile
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.files import written_whole
-from eval.per_frame import frame_ap
+from eval.charades_localize import Truth
 
 SECONDS = "/seconds"
 
@@ -34,7 +34,7 @@ class Steps(NamedTuple):
     seconds: np.ndarray | None = None
 
 
-def step_labels(actions: list[tuple[int, float, float]], times: np.ndarray, num_classes: int) -> np.ndarray:
+def step_labels(actions: Sequence[tuple[int, float, float]], times: np.ndarray, num_classes: int) -> np.ndarray:
     """Labels (F,C) bool at `times` (F,); neither end of an action belongs to it."""
     labels = np.zeros((len(times), num_classes), bool)
     for name, start, end in actions:
@@ -43,9 +43,12 @@ def step_labels(actions: list[tuple[int, float, float]], times: np.ndarray, num_
 
 
 def rows(
-    predictions: Mapping[str, Steps], truth: Mapping[str, tuple[list, float]], num_classes: int
+    predictions: Mapping[str, Steps], truth: Mapping[str, Truth], num_classes: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Scores and labels (F,C) for each video of `truth`; every one must have predictions, others are ignored."""
+    """Scores and labels (F,C) for each video of `truth`, as the rule ranks them (`eval.per_frame.frame_ap`).
+
+    Every one must have predictions; others are ignored.
+    """
     missing = [video for video in truth if video not in predictions]
     if missing or not truth:
         named = f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
@@ -57,13 +60,6 @@ def rows(
         times = np.arange(len(steps)) * length / len(steps) if seconds is None else seconds
         labels.append(step_labels(actions, times, num_classes))
     return scores, labels
-
-
-def dense(
-    predictions: Mapping[str, Steps], truth: Mapping[str, tuple[list, float]], num_classes: int
-) -> tuple[np.ndarray, float]:
-    """AP (C,), NaN for a class without positives, and their mean, as fractions."""
-    return frame_ap(*rows(predictions, truth, num_classes))
 
 
 def read_steps(path: str | Path, videos: Collection[str] | None = None) -> dict[str, Steps]:
@@ -80,13 +76,11 @@ def read_steps(path: str | Path, videos: Collection[str] | None = None) -> dict[
     predictions = {
         name: Steps(array, arrays.get(name + SECONDS)) for name, array in arrays.items() if not name.endswith(SECONDS)
     }
-    if not predictions and videos is not None:
-        return {}
-    if not predictions:
+    if not predictions and videos is None:
         raise InputError(f"{path}: no predictions; it holds an array (steps, classes) for each video")
-    num_classes = next(iter(predictions.values())).scores.shape[-1:]
+    shapes = [steps.scores.shape for steps in predictions.values()]
     for video, steps in predictions.items():
-        _check(f"{path}: video {video}", steps, num_classes)
+        _check(f"{path}: video {video}", steps, shapes[0][-1:])
     return predictions
 
 

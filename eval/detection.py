@@ -16,20 +16,20 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import InputError
-from eval.charades_localize import Truth, check_classes, localize, read_ground_truth
+from eval.charades_localize import Truth, check_classes, localize
 from eval.dense import Steps, write_steps
 from eval.per_frame import frame_ap, official_frames, released_frames
 from eval.submission import read_predictions, write_predictions
 
 
 class VideoScores(NamedTuple):
-    """What is kept of one video; labels are bool, scores float32. Those that may be None are where not scored."""
+    """What is kept of one video; scores are float32, labels bool. `frames` are none where these are not scored."""
 
     official: np.ndarray  # (25,C) probabilities at the official frames
-    released: np.ndarray | None  # (F,C), F <= 25, at the frames of rule "released"
-    released_labels: np.ndarray | None  # (F,C)
-    frames: np.ndarray | None  # (L,C) at all valid frames
-    frame_labels: np.ndarray | None  # (L,C)
+    released: np.ndarray  # (F,C), F <= 25, at the frames of rule "released"
+    released_labels: np.ndarray  # (F,C)
+    frames: np.ndarray  # (L,C) at all valid frames, or (0,C)
+    frame_labels: np.ndarray  # as frames
     num_frames: int  # n
 
 
@@ -37,8 +37,7 @@ class DetectionEvaluator:
     """Collects per-frame probabilities video by video; `finish` turns them into files and metrics.
 
     num_classes: C.
-    ground_truth: official CSV, or {video id: (actions [(class, start, end)], length in seconds)} of the test videos,
-        from the annotations. Its order is the order of the files and decides between equal scores.
+    truth: of the test videos, by id. Its order is the order of the files and decides between equal scores.
     min_frames: shorter videos are left out of rule "released" and of `mAP_frames`, never of rule "official".
     all_frames: also score all valid frames, as the published stage 1 and rule "dense" (keeps 5 C bytes a frame).
     save_frames: with `all_frames`, also write their scores (4 C bytes a frame).
@@ -50,16 +49,13 @@ class DetectionEvaluator:
         self,
         *,
         num_classes: int,
-        ground_truth: str | Path | Mapping[str, tuple[list, float]],
+        truth: Mapping[str, Truth],
         min_frames: int = 162,
         all_frames: bool = False,
         save_frames: bool = False,
-    ):
-        if isinstance(ground_truth, Mapping):
-            self.truth = {video: Truth(*known) for video, known in ground_truth.items()}
-            check_classes(self.truth, num_classes, "annotations")
-        else:
-            self.truth = read_ground_truth(ground_truth, num_classes)
+    ) -> None:
+        check_classes(truth, num_classes, "ground truth")
+        self.truth = truth
         self.num_classes = num_classes
         self.min_frames = min_frames
         self.all_frames = all_frames
@@ -85,14 +81,13 @@ class DetectionEvaluator:
             raise InputError(f"video {video}: the network predicts NaN; its weights or input are not finite")
 
         probabilities, labels = probabilities.astype(np.float32, copy=False), labels != 0
-        long_enough = num_frames >= self.min_frames
-        chosen = released_frames(L)
+        chosen, kept = released_frames(L), slice(L if self.all_frames else 0)
         self.videos[video] = VideoScores(
             official=probabilities[official_frames(num_frames, L)],
-            released=probabilities[chosen] if long_enough else None,
-            released_labels=labels[chosen] if long_enough else None,
-            frames=probabilities.copy() if self.all_frames else None,
-            frame_labels=labels if self.all_frames else None,
+            released=probabilities[chosen],
+            released_labels=labels[chosen],
+            frames=probabilities[kept].copy(),
+            frame_labels=labels[kept].copy(),
             num_frames=num_frames,
         )
 
@@ -106,10 +101,11 @@ class DetectionEvaluator:
         predictions = Path(folder) / "predictions"
         ordered = self._ordered()
         metrics = self._official(ordered, predictions / "official.txt")
-        long_enough = {video: kept for video, kept in ordered.items() if kept.released is not None}
+        long_enough = {video: kept for video, kept in ordered.items() if kept.num_frames >= self.min_frames}
         metrics |= self._released(long_enough, predictions / "released.txt")
         if self.all_frames:
-            metrics |= self._all_frames(long_enough)
+            frames = [(kept.frames, kept.frame_labels) for kept in long_enough.values()]
+            metrics |= self._per_frame("frames", [scores for scores, _ in frames], [labels for _, labels in frames])
         if self.save_frames:
             self._save_frames(ordered, predictions / "dense.npz")
         self.videos = {}
@@ -136,19 +132,16 @@ class DetectionEvaluator:
 
     def _released(self, videos: dict[str, VideoScores], path: Path) -> dict[str, object]:
         write_predictions(path, {video: kept.released for video, kept in videos.items()})
-        if not videos:
-            return {"mAP_released": None, "AP_released": [None] * self.num_classes, "videos_released": 0}
-        written = read_predictions(path, self.num_classes)
+        written = read_predictions(path, self.num_classes) if videos else {}
         labels = [kept.released_labels for kept in videos.values()]
         scores = [written[video][: len(rows)] for video, rows in zip(videos, labels, strict=True)]
-        ap, mean = frame_ap(scores, labels)
-        return {"mAP_released": mean, "AP_released": _nullable(ap), "videos_released": len(videos)}
+        return {**self._per_frame("released", scores, labels), "videos_released": len(videos)}
 
-    def _all_frames(self, videos: dict[str, VideoScores]) -> dict[str, object]:
-        if not videos:
-            return {"mAP_frames": None, "AP_frames": [None] * self.num_classes}
-        ap, mean = frame_ap([kept.frames for kept in videos.values()], [kept.frame_labels for kept in videos.values()])
-        return {"mAP_frames": mean, "AP_frames": _nullable(ap)}
+    def _per_frame(self, rule: str, scores: list[np.ndarray], labels: list[np.ndarray]) -> dict[str, object]:
+        if not scores:
+            return {f"mAP_{rule}": None, f"AP_{rule}": [None] * self.num_classes}
+        ap, mean = frame_ap(scores, labels)
+        return {f"mAP_{rule}": mean, f"AP_{rule}": _nullable(ap)}
 
     def _save_frames(self, videos: dict[str, VideoScores], path: Path) -> None:
         """Frame k (from 0) of n is at k/n of the video's length."""

@@ -69,7 +69,7 @@ def _parse(path: str | Path, num_classes: int | None) -> tuple[list[tuple[str, i
     keys: list[tuple[str, int, int]] = []
     values = array("d")
     for number, line in _numbered_lines(path):
-        video, *numbers = line.split()
+        name, *numbers = line.split()
         found = len(numbers) - 1
         if found < 1:
             raise InputError(f"{path}:{number}: no scores; each line is `id frame score score ...`")
@@ -78,10 +78,10 @@ def _parse(path: str | Path, num_classes: int | None) -> tuple[list[tuple[str, i
         if found not in (num_classes, num_classes + 1):
             raise InputError(f"{path}:{number}: {found} scores where {num_classes} are expected")
         try:
-            keys.append((video.decode(), int(numbers[0]), number))
+            keys.append((name.decode(), int(numbers[0]), number))
             values.extend(map(float, numbers[1 : num_classes + 1]))
         except ValueError:
-            raise InputError(f"{path}:{number}: {_not_a_number(video, numbers)}") from None
+            raise InputError(f"{path}:{number}: {_not_a_number(name, numbers)}") from None
     if not keys:
         raise InputError(f"{path}: no predictions; each line is `id frame score score ...`")
     scores = np.frombuffer(values).reshape(len(keys), -1)
@@ -106,12 +106,12 @@ def _numbered_lines(path: str | Path) -> Iterable[tuple[int, bytes]]:
             raise InputError(f"{path}: not a complete gzip file ({error})") from None
 
 
-def _not_a_number(video: bytes, numbers: list[bytes]) -> str:
+def _not_a_number(name: bytes, numbers: list[bytes]) -> str:
     """What of a line could not be read: its id, its frame number or its first bad score."""
     try:
-        video.decode()
+        name.decode()
     except UnicodeDecodeError:
-        return f"the video id {video!r} is not UTF-8 text"
+        return f"the video id {name!r} is not UTF-8 text"
     if not numbers[0].isdigit():
         return f"the frame {_shown(numbers[0])} is not a whole number"
     for column, word in enumerate(numbers[1:], start=1):

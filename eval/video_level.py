@@ -10,30 +10,19 @@ tested against a plain form of itself; there was no output of the official scrip
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from common.errors import InputError
-from eval.average_precision import average_precision
-
-
-@dataclass(frozen=True)
-class Classification:
-    """Result of the rule, as fractions; None stands for undefined."""
-
-    AP: np.ndarray  # (C,) float64, NaN for a class without positives
-    mAP: float | None  # noqa: N815 (the field's names)
-    mAP_defined: float | None  # noqa: N815  mean over the classes that have positives
-    classes_without_positives: list[int]
+from eval.charades_localize import Truth
 
 
 def rows(
-    predictions: Mapping[str, np.ndarray], truth: Mapping[str, tuple[list, float]], num_classes: int
+    predictions: Mapping[str, np.ndarray], truth: Mapping[str, Truth], num_classes: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Scores and labels, (1,C) for each video of `truth`, as the rule ranks them.
 
-    predictions: {video id: (F,C)}, F >= 1. truth: {video id: (actions [(class, start, end)], seconds)}.
+    predictions: {video id: (F,C)}, F >= 1.
     """
     if not truth:
         raise InputError("the ground truth names no video")
@@ -44,18 +33,3 @@ def rows(
         labels.append(np.zeros((1, num_classes), bool))
         labels[-1][0, [name for name, _, _ in actions]] = True
     return scores, labels
-
-
-def classify(
-    predictions: Mapping[str, np.ndarray], truth: Mapping[str, tuple[list, float]], num_classes: int
-) -> Classification:
-    """Score {video id: (F,C)} against {video id: (actions, length)}; the order of `truth` decides between ties."""
-    scores, labels = rows(predictions, truth, num_classes)
-    ap = average_precision(scores, labels)
-    defined = ~np.isnan(ap)
-    return Classification(
-        AP=ap,
-        mAP=float(ap.mean()) if defined.all() else None,
-        mAP_defined=float(ap[defined].mean()) if defined.any() else None,
-        classes_without_positives=np.flatnonzero(~defined).tolist(),
-    )

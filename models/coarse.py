@@ -58,7 +58,8 @@ class CoarseNet(nn.Module):
         self.alignment, self.gaussian_scale = alignment, gaussian_scale
         self.backbone = Backbone(self.variant, bn_splits=bn_splits, checkpoint_activations=checkpoint_activations)
         self.grid_pool = GridPool(self.variant.out[0]) if pool == "grid" else None
-        self.fusion = self.logit_fusion = None
+        self.fusion: FeatureFusion | LateralFusion | None = None
+        self.logit_fusion: LogitFusion | None = None
         if fusion == "lateral":
             self.alignment = "window"
             self.fusion = LateralFusion(self.variant.out)
@@ -88,8 +89,6 @@ class CoarseNet(nn.Module):
             (B,classes,T_out), evenly spaced over the clip: T_out = 4 ceil(T/4) for "grid", floor(T/4) for "avg"
             and "max", ceil(T/4) for "stride", T for "none".
         """
-        if self.fusion is not None and (fine_features is None or fine_mask is None or start is None):
-            raise ValueError('fusion needs fine_features, fine_mask and start; build with fusion="none" to do without')
         stages = self.backbone.stages
         x = stages[0](self.backbone.stem(clip))
         x, frames, grid = self._pool(x)
@@ -97,6 +96,8 @@ class CoarseNet(nn.Module):
             for stage in stages[1:]:
                 x = stage(x)
             logits = self.head(F.relu(self.backbone.conv5(x)))
+        elif fine_features is None or fine_mask is None or start is None:
+            raise ValueError('fusion needs fine_features, fine_mask and start; build with fusion="none" to do without')
         else:
             weights = self._weights(frames + start.to(frames).unsqueeze(1), fine_mask)
             context = self.fusion(fine_features, fine_mask, weights)
@@ -115,7 +116,7 @@ class CoarseNet(nn.Module):
                 return gaussian_weights(centres, fine_mask, scale=self.gaussian_scale)
             case "uniform":
                 return uniform_weights(centres, fine_mask)
-            case "window":
+            case _:
                 return window_weights(centres, fine_mask, reach=REACH)
 
     def _pool(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -123,10 +124,10 @@ class CoarseNet(nn.Module):
         B, _, T = x.shape[:3]
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         every_frame = torch.arange(T, dtype=dtype, device=x.device).expand(B, T)
+        if self.grid_pool is not None:
+            x, grid = self.grid_pool(x)
+            return x, grid * T, grid
         match self.pool:
-            case "grid":
-                x, grid = self.grid_pool(x)
-                return x, grid * T, grid
             case "avg":
                 x = F.avg_pool3d(x, (min(RATIO, T), 1, 1))
             case "max":

@@ -1,7 +1,7 @@
 """What is particular to the CPU: operations that PyTorch computes slowly or carelessly there.
 
-Everything in this file is equal to PyTorch's own operation up to rounding and runs only where `applies` says so;
-elsewhere PyTorch's own does. Memory is channels last, so that (B,C,T,H,W) is a matrix of B T H W rows and C columns.
+`install` gives them to a network that has been built. Everything here equals PyTorch's own operation up to rounding.
+Memory is channels last, so that (B,C,T,H,W) is a matrix of B T H W rows and C columns.
 
 - 1x1x1 convolution is a matrix product, convolution over space alone a 2-D one (with one thread, which is what
   torchrun gives a process, PyTorch's own take a slow path).
@@ -20,19 +20,28 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
 
+from models.norm import SubBatchNorm3d
+from models.x3d import Bottleneck, Stem
+
 CHUNK = 2**20  # elements worked on at a time: few steps, and a temporary that the allocator keeps
 GROUP = 64  # rows summed side by side
+
+
+def install(net: nn.Module) -> None:
+    """Have a network on a CPU compute by this file's operations; one on another device stays as it is.
+
+    Its modules become the subclasses below, each of which overrides one method: parameters, names and hooks are
+    untouched. Under autocast, and on another device that the network is moved to, they do what PyTorch does.
+    """
+    if any(tensor.device.type != "cpu" for tensor in net.parameters()):
+        return
+    for module in net.modules():
+        module.__class__ = ON_CPU.get(type(module), type(module))
 
 
 def applies(x: Tensor) -> bool:
     """Whether this file's operations are meant for x: a CPU tensor, not under autocast."""
     return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-
-
-def layout(clip: Tensor) -> Tensor:
-    """The clip (B,3,T,H,W) in the memory format that suits its device: channels last on a CPU."""
-    on_cpu = clip.device.type == "cpu"
-    return clip.contiguous(memory_format=torch.channels_last_3d if on_cpu else torch.contiguous_format)
 
 
 def ask_for_huge_pages() -> None:
@@ -41,25 +50,6 @@ def ask_for_huge_pages() -> None:
     For the whole process, and those it starts. THP_MEM_ALLOC_ENABLE=0 in the environment declines.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
-
-# --- convolution ------------------------------------------------------------------------------------------------------
-
-
-def conv3d(x: Tensor, conv: nn.Conv3d) -> Tensor:
-    """conv(x) for any convolution: depthwise and 1x1x1 ones by the routes of this file, others by PyTorch's."""
-    kernel, stride = conv.kernel_size, conv.stride
-    if kernel == (1, 1, 1) and conv.groups == 1:
-        rows = x[:, :, :: stride[0], :: stride[1], :: stride[2]].permute(0, 2, 3, 4, 1)
-        return F.linear(rows, conv.weight.flatten(1), conv.bias).permute(0, 4, 1, 2, 3)
-    if kernel[0] == stride[0] == 1 and conv.groups == 1:  # over space alone: a 2-D convolution of each frame
-        frames = x.transpose(1, 2).flatten(0, 1)
-        frames = F.conv2d(frames, conv.weight.squeeze(2), conv.bias, stride[1:], conv.padding[1:])
-        return frames.unflatten(0, (len(x), -1)).transpose(1, 2)
-    depthwise = conv.groups == x.shape[1] and conv.bias is None and stride in ((1, 1, 1), (1, 2, 2))
-    if depthwise and (torch.is_grad_enabled() or kernel[1:] == (1, 1)):
-        return DepthwiseConv3d.apply(x, conv.weight, stride[1])
-    return F.conv3d(x, conv.weight, conv.bias, stride, conv.padding, conv.dilation, conv.groups)
 
 
 # --- depthwise convolution --------------------------------------------------------------------------------------------
@@ -134,13 +124,11 @@ def _conv2d_weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int
 # --- activation -------------------------------------------------------------------------------------------------------
 
 
-def relu_(x: Tensor) -> Tensor:
-    """ReLU in place, whose gradient is in place too: for an x that nothing but a convolution of this file takes."""
-    return ReLU.apply(x)
-
-
 class ReLU(Function):
-    """x -> max(x, 0), in the memory of x; the gradient in that of the gradient it is given."""
+    """x -> max(x, 0), in the memory of x; the gradient in that of the gradient it is given.
+
+    For an x that nothing but a convolution of this file takes.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -156,27 +144,6 @@ class ReLU(Function):
 
 
 # --- batch norm -------------------------------------------------------------------------------------------------------
-
-
-def batch_norm(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> Tensor:
-    """F.batch_norm, of which training is done here."""
-    if not training:
-        return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
-    out, mean, var = BatchNorm.apply(x, weight, bias, eps)
-    if running_mean is not None:
-        n = x.numel() / len(mean)
-        running_mean.lerp_(mean, momentum)
-        running_var.lerp_(var * (n / (n - 1)), momentum)
-    return out
 
 
 class BatchNorm(Function):
@@ -242,3 +209,60 @@ def _rows(x: Tensor) -> Tensor:
 
 def _chunks(rows: Tensor) -> tuple[Tensor, ...]:
     return rows.split(max(GROUP, CHUNK // rows.shape[1]))
+
+
+# --- in the network ---------------------------------------------------------------------------------------------------
+
+
+class CpuConv3d(nn.Conv3d):
+    """Depthwise and 1x1x1 convolutions, and those over space alone, by the routes of this file; others by PyTorch's.
+
+    For "same" zero padding without dilation, which is all that X3D has.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel, stride = self.kernel_size, self.stride
+        if not applies(x):
+            return super().forward(x)
+        if kernel == (1, 1, 1) and self.groups == 1:
+            rows = x[:, :, :: stride[0], :: stride[1], :: stride[2]].permute(0, 2, 3, 4, 1)
+            return F.linear(rows, self.weight.flatten(1), self.bias).permute(0, 4, 1, 2, 3)
+        if kernel[0] == stride[0] == 1 and self.groups == 1:  # over space alone: a 2-D convolution of each frame
+            frames = x.transpose(1, 2).flatten(0, 1)
+            frames = F.conv2d(frames, self.weight.squeeze(2), self.bias, stride[1:], self.padding[1:])
+            return frames.unflatten(0, (len(x), -1)).transpose(1, 2)
+        depthwise = self.groups == x.shape[1] and self.bias is None and stride in ((1, 1, 1), (1, 2, 2))
+        if depthwise and (torch.is_grad_enabled() or kernel[1:] == (1, 1)):
+            return DepthwiseConv3d.apply(x, self.weight, stride[1])
+        return super().forward(x)
+
+
+class CpuSubBatchNorm3d(SubBatchNorm3d):
+    """Training by this file's batch norm."""
+
+    def batch_norm(self, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        if not applies(x):
+            return super().batch_norm(x, mean, var, weight, bias)
+        out, batch_mean, batch_var = BatchNorm.apply(x, weight, bias, self.eps)
+        n = x.numel() / len(batch_mean)
+        mean.lerp_(batch_mean, self.momentum)
+        var.lerp_(batch_var * (n / (n - 1)), self.momentum)
+        return out
+
+
+class CpuBottleneck(Bottleneck):
+    """The ReLU after the expansion by this file's."""
+
+    def relu(self, y: Tensor) -> Tensor:
+        """In place in the backward pass too, unless a compiler, which decides that itself, is at work."""
+        own = applies(y) and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        return ReLU.apply(y) if own else super().relu(y)
+
+
+class CpuStem(Stem):
+    """The clip, and with it all that follows, in channels-last memory."""
+
+    memory_format = torch.channels_last_3d
+
+
+ON_CPU = {nn.Conv3d: CpuConv3d, SubBatchNorm3d: CpuSubBatchNorm3d, Bottleneck: CpuBottleneck, Stem: CpuStem}

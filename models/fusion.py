@@ -60,8 +60,9 @@ class AlignedLevel(nn.Module):
             denominator = torch.bmm(to_coarse, attention).unsqueeze(-1)
             return numerator / (denominator + 1e-6)
 
-    def forward(self, aligned: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,J,*,C) -> shift and scale (B,J,*,cout), the scale before its sigmoid."""
+    def forward(self, features: Tensor, mask: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """As `align`, but its shift and scale (B,J,49,cout), the scale before its sigmoid."""
+        aligned = self.align(features, mask, weights)
         return self.shift(aligned), self.scale(aligned)
 
 
@@ -131,7 +132,7 @@ class FeatureFusion(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor], mask: Tensor, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Features {level: (B,C_l,T',7,7)} -> for each stage, the shift and scale (B,J,49,C) that it may use."""
-        pairs = [level(level.align(features[name], mask, weights)) for name, level in self.levels.items()]
+        pairs = [level(features[name], mask, weights) for name, level in self.levels.items()]
         if self.per_stage:
             return pairs
         shift, scale = (torch.cat(parts, -1) for parts in zip(*pairs, strict=True))
@@ -150,5 +151,6 @@ class LogitFusion(AlignedLevel):
 
     def fuse(self, logits: Tensor, features: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
         """Logits (B,classes,J), features (B,C,T',7,7) -> (B,classes,J)."""
-        shift, scale = self(self.align(features, mask, weights).mean(2))  # (B,J,classes)
+        aligned = self.align(features, mask, weights).mean(2)  # (B,J,C)
+        shift, scale = self.shift(aligned), self.scale(aligned)  # (B,J,classes)
         return logits * torch.sigmoid(scale).transpose(1, 2) + shift.transpose(1, 2)

@@ -13,8 +13,6 @@ from torch import Tensor, distributed, nn
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from models import cpu_kernels
-
 _recomputing = ContextVar("recomputing", default=False)
 
 
@@ -60,7 +58,6 @@ def batch_norm_over_processes(
     running_var: Tensor,
     weight: Tensor,
     bias: Tensor,
-    training: bool,
     momentum: float,
     eps: float,
 ) -> Tensor:
@@ -100,6 +97,8 @@ class SubBatchNorm3d(nn.Module):
         self.synchronised = synchronised
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
+        self.running_mean: Tensor
+        self.running_var: Tensor
         self.register_buffer("running_mean", torch.zeros(splits * channels))
         self.register_buffer("running_var", torch.ones(splits * channels))
 
@@ -123,19 +122,22 @@ class SubBatchNorm3d(nn.Module):
         return self._normalise(grouped, self.weight.repeat(self.splits), self.bias.repeat(self.splits)).reshape(x.shape)
 
     def _normalise(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        running = self.running_mean, self.running_var
+        mean, var = self.running_mean, self.running_var
         if _recomputing.get():
-            running = tuple(statistics.clone() for statistics in running)
-        batch_norm = cpu_kernels.batch_norm if cpu_kernels.applies(x) else F.batch_norm
+            mean, var = mean.clone(), var.clone()
         if self.synchronised and distributed.is_initialized() and distributed.get_world_size() > 1:
-            batch_norm = batch_norm_over_processes
-        return batch_norm(x, *running, weight, bias, True, self.momentum, self.eps)
+            return batch_norm_over_processes(x, mean, var, weight, bias, self.momentum, self.eps)
+        return self.batch_norm(x, mean, var, weight, bias)
+
+    def batch_norm(self, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """F.batch_norm in training, which moves the running statistics mean and var (C,) towards those of x."""
+        return F.batch_norm(x, mean, var, weight, bias, True, self.momentum, self.eps)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         """Statistics of another number of groups are aggregated into one, then repeated."""
         keys = [f"{prefix}running_mean", f"{prefix}running_var"]
-        stored = [state_dict.get(key) for key in keys]
-        if all(s is not None and s.numel() % self.channels == 0 for s in stored):
+        stored = [state_dict[key] for key in keys if key in state_dict]
+        if len(stored) == len(keys) and all(s.numel() % self.channels == 0 for s in stored):
             means, variances = (s.view(-1, self.channels) for s in stored)
             if len(means) == len(variances) != self.splits:
                 one_group = aggregate_statistics(means, variances)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
+from common.files import written_whole
 from models.norm import SubBatchNorm3d
 from models.x3d_names import Naming, naming_of, shortcut_norm
 
@@ -27,8 +28,8 @@ STATISTICS = ("running_mean", "running_var")
 STALE = re.compile(r"\.bn\.running_(mean|var)$")
 OPTIONAL_PARTS = {"pool_1", "rw2", "rw3", "rw4", "rw5", "rw6", "mix2", "mix3", "mix4", "mix5"}
 
-# Our name -> the official one, applied in this order to the beginning of a name, then to its rest.
-_PREFIXES = (
+# Our name -> the official one, applied in this order: to the beginning of a name, then to its rest.
+_NAMES = (
     (r"^backbone\.stem\.spatial", "conv1_s"),
     (r"^backbone\.stem\.temporal\.conv", "conv1_t"),
     (r"^backbone\.stem\.temporal\.norm", "bn1"),
@@ -41,8 +42,6 @@ _PREFIXES = (
     (r"^fusion\.levels\.layer(\d+)", lambda m: f"rw{int(m[1]) + 1}"),
     (r"^logit_fusion", "rw6"),
     (r"^fusion\.stages\.(\d+)", lambda m: f"mix{int(m[1]) + 2}"),
-)
-_PARTS = (
     (r"\.expand\.conv\.", ".conv1."),
     (r"\.expand\.norm\.", ".bn1."),
     (r"\.depthwise\.conv\.", ".conv2."),
@@ -84,7 +83,7 @@ class LoadReport:
 
 def official_name(name: str) -> str:
     """The published name of one of our parameters or buffers."""
-    for pattern, replacement in (*_PREFIXES, *_PARTS):
+    for pattern, replacement in _NAMES:
         name = re.sub(pattern, replacement, name)
     return name
 
@@ -181,21 +180,24 @@ def load_matching(
         CheckpointError: naming what does not match; the network is then unchanged.
     """
     target, left = net.state_dict(), dict(source)
-    fresh, missing, new = [], [], {}
+    fresh: list[str] = []
+    missing: list[str] = []  # by the file's names
+    new = {}
     for name, tensor in target.items():
         key = source_name(name)
         if key in left:
             channels = len(target[name.rpartition(".")[0] + ".weight"]) if name.endswith(STATISTICS) else None
             new[name] = _fit(left.pop(key), tensor, f"{path}: {key}", channels)
+        elif may_be_fresh(name):
+            fresh.append(name)
         else:
-            (fresh if may_be_fresh(name) else missing).append(name)
+            missing.append(key)
     for name in new:
         variance = name.removesuffix("mean") + "var"
         if name.endswith("running_mean") and len(new[name]) != len(new.get(variance, new[name])):
             raise CheckpointError(f"{path}: {source_name(name)} and its variance are of different numbers of groups")
     unknown = [key for key in left if not may_be_left(key)]
     if missing or unknown:
-        missing = [source_name(name) for name in missing]
         raise CheckpointError(f"{path}: does not match the network: {_unmatched(missing, unknown)}")
     net.load_state_dict(new, strict=False)
     return LoadReport(loaded=list(new), fresh=fresh, left=list(left))
@@ -203,12 +205,12 @@ def load_matching(
 
 def save_official(net: nn.Module, path: str | os.PathLike) -> None:
     """Write a FineNet's or CoarseNet's weights in the published form, complete or not at all."""
-    if not any(isinstance(module, SubBatchNorm3d) for module in net.modules()):
+    norms = {name: module for name, module in net.named_modules() if isinstance(module, SubBatchNorm3d)}
+    if not norms:
         raise ValueError("a network from prepare_for_inference has no norms left to save; save the one it was made of")
     if any(official_name(name).startswith("fusion") for name in net.state_dict()):
         raise ValueError("lateral connections have no published form; keep this network in a checkpoint of ours")
     state: dict[str, Tensor] = {}
-    norms = {name: module for name, module in net.named_modules() if isinstance(module, SubBatchNorm3d)}
     for name, tensor in net.state_dict().items():
         official = official_name(name)
         is_fusion_weight = official.startswith(FUSION_PARTS) and tensor.dim() == 2
@@ -220,13 +222,11 @@ def save_official(net: nn.Module, path: str | os.PathLike) -> None:
         state[f"{prefix}.bn.running_var"] = var.detach().cpu().clone()
         for part in ("bn", "split_bn"):
             state[f"{prefix}.{part}.num_batches_tracked"] = torch.zeros((), dtype=torch.int64)
-    temporary = Path(f"{path}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save({"model_state_dict": state, "optimizer_state_dict": {}, "scheduler_state_dict": {}}, file)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder")
+    with written_whole(path) as partial, partial.open("wb") as file:
+        torch.save({"model_state_dict": state, "optimizer_state_dict": {}, "scheduler_state_dict": {}}, file)
 
 
 def tensors_of(contents: Mapping, path: str | os.PathLike) -> dict[str, Tensor]:
@@ -246,9 +246,10 @@ def _is_kinetics(source: Mapping[str, Tensor], naming: Naming, net: nn.Module) -
     weight, bias = (source.get(naming(name)) for name in CLASSIFIER)
     if weight is None or bias is None or bias.shape != (KINETICS_CLASSES,):
         return False
-    goes_further = any(official_name(name).startswith((*OPTIONAL_PARTS, "fusion")) for name in net.state_dict())
+    ours = {official_name(name): tensor for name, tensor in net.state_dict().items()}
+    goes_further = any(name.startswith((*OPTIONAL_PARTS, "fusion")) for name in ours)
     has_further = any(key.startswith(tuple(OPTIONAL_PARTS)) for key in source)
-    return net.head.classify.bias.shape != (KINETICS_CLASSES,) or (goes_further and not has_further)
+    return ours["fc2.bias"].shape != (KINETICS_CLASSES,) or (goes_further and not has_further)
 
 
 def _fit(tensor: Tensor, target: Tensor, where: str, channels: int | None) -> Tensor:

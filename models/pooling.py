@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.conv import Conv3d
 from models.norm import SubBatchNorm3d
 
 RATIO = 4
@@ -95,11 +94,11 @@ class GridPool(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = Conv3d(channels, channels, 3, 2, 1)
+        self.conv1 = nn.Conv3d(channels, channels, 3, 2, 1)
         self.norm1 = SubBatchNorm3d(channels, synchronised=True)
-        self.conv2 = Conv3d(channels, channels, 3, 2, 1)
+        self.conv2 = nn.Conv3d(channels, channels, 3, 2, 1)
         self.norm2 = SubBatchNorm3d(channels, synchronised=True)
-        self.conv3 = Conv3d(channels, 1, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+        self.conv3 = nn.Conv3d(channels, 1, (1, 3, 3), (1, 2, 2), (0, 1, 1))
 
     def confidence(self, x: Tensor) -> Tensor:
         """(B,C,T,H,W) -> confidence logits z (B,N) of the N = ceil(T/4) regions."""

@@ -10,7 +10,7 @@ Time is never strided, so a network trained on clips runs on whole videos and an
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from models import cpu_kernels
-from models.conv import Conv3d
 from models.norm import SubBatchNorm3d, recomputation
 
 Size3 = tuple[int, int, int]
@@ -63,14 +61,11 @@ def maybe_checkpoint(block: Callable[[Tensor], Tensor], x: Tensor, wanted: bool)
     return _checkpointed(block, x)
 
 
-@torch.compiler.disable  # which does not take contexts for the repetition
+@torch.compiler.disable  # which does not take contexts for the first pass and its repetition
 def _checkpointed(block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=_passes)
-
-
-def _passes() -> tuple[AbstractContextManager, AbstractContextManager]:
-    """The contexts of the first pass through a checkpointed block and of its repetition."""
-    return nullcontext(), recomputation()
+    return checkpoint(
+        block, x, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: (nullcontext(), recomputation())
+    )
 
 
 def named_variant(name: str) -> Variant:
@@ -87,12 +82,17 @@ class ConvNorm(nn.Module):
         self, cin: int, cout: int, kernel: Size3, *, stride: Size3 = (1, 1, 1), groups: int = 1, bn_splits: int = 1
     ) -> None:
         super().__init__()
-        padding = tuple(k // 2 for k in kernel)
-        self.conv = Conv3d(cin, cout, kernel, stride, padding, groups=groups, bias=False)
+        self.conv = nn.Conv3d(cin, cout, kernel, stride, padding=_same(kernel), groups=groups, bias=False)
         self.norm = SubBatchNorm3d(cout, splits=bn_splits)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(x))
+
+
+def _same(kernel: Size3) -> Size3:
+    """The padding that keeps the size at stride 1."""
+    t, h, w = kernel
+    return t // 2, h // 2, w // 2
 
 
 class SqueezeExcite(nn.Module):
@@ -101,8 +101,8 @@ class SqueezeExcite(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         width = squeeze_width(channels)
-        self.reduce = Conv3d(channels, width, 1)
-        self.expand = Conv3d(width, channels, 1)
+        self.reduce = nn.Conv3d(channels, width, 1)
+        self.expand = nn.Conv3d(width, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         gates = x.mean((2, 3, 4), keepdim=True)
@@ -137,7 +137,7 @@ class Bottleneck(nn.Module):
     ) -> None:
         super().__init__()
         self.recompute_gates = recompute_gates
-        strides = (1, stride, stride)
+        strides: Size3 = (1, stride, stride)
         self.expand = ConvNorm(cin, inner, (1, 1, 1), bn_splits=bn_splits)
         self.depthwise = ConvNorm(inner, inner, (3, 3, 3), stride=strides, groups=inner, bn_splits=bn_splits)
         self.squeeze_excite = SqueezeExcite(inner) if squeeze else nn.Identity()
@@ -149,14 +149,15 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,cin,T,H,W) -> (B,cout,T,H/stride,W/stride)."""
-        compiling = torch.compiler.is_compiling()  # which decides for itself what is kept and what is done in place
-        y = self.expand(x)
-        own_relu = cpu_kernels.applies(y) and torch.is_grad_enabled() and not compiling
-        y = cpu_kernels.relu_(y) if own_relu else F.relu(y, inplace=True)
-        y = self.depthwise(y)
+        y = self.depthwise(self.relu(self.expand(x)))
+        compiling = torch.compiler.is_compiling()  # the compiler decides what is kept
         y = maybe_checkpoint(self._gate_and_project, y, self.recompute_gates and self.training and not compiling)
         y = self.project.norm(y)
         return F.relu(y + self.shortcut(x), inplace=True)
+
+    def relu(self, y: Tensor) -> Tensor:
+        """Between expansion and depthwise convolution, in place: nothing else takes y."""
+        return F.relu(y, inplace=True)
 
     def _gate_and_project(self, y: Tensor) -> Tensor:
         return self.project.conv(F.silu(self.squeeze_excite(y)))
@@ -165,15 +166,18 @@ class Bottleneck(nn.Module):
 class Stem(nn.Module):
     """A convolution over space, then one over time for each channel."""
 
+    memory_format = torch.contiguous_format  # of the clip, hence of all that follows
+
     def __init__(self, cout: int, *, bn_splits: int, checkpoint_activations: bool) -> None:
         super().__init__()
         self.checkpoint_activations = checkpoint_activations
-        self.spatial = Conv3d(3, cout, (1, 3, 3), (1, 2, 2), (0, 1, 1), bias=False)
+        self.spatial = nn.Conv3d(3, cout, (1, 3, 3), (1, 2, 2), (0, 1, 1), bias=False)
         self.temporal = ConvNorm(cout, cout, (5, 1, 1), groups=cout, bn_splits=bn_splits)
 
     def forward(self, clip: Tensor) -> Tensor:
         """(B,3,T,H,W) -> (B,w1,T,H/2,W/2)."""
-        return maybe_checkpoint(self._forward, cpu_kernels.layout(clip), self.checkpoint_activations and self.training)
+        clip = clip.contiguous(memory_format=self.memory_format)
+        return maybe_checkpoint(self._forward, clip, self.checkpoint_activations and self.training)
 
     def _forward(self, clip: Tensor) -> Tensor:
         return F.relu(self.temporal(self.spatial(clip)), inplace=True)
@@ -184,11 +188,10 @@ class Backbone(nn.Module):
 
     def __init__(self, variant: Variant, *, bn_splits: int = 1, checkpoint_activations: bool = False) -> None:
         super().__init__()
-        options = {"bn_splits": bn_splits, "checkpoint_activations": checkpoint_activations}
-        self.stem = Stem(variant.out[0], **options)
+        self.stem = Stem(variant.out[0], bn_splits=bn_splits, checkpoint_activations=checkpoint_activations)
         widths = (variant.out[0], *variant.out)
         self.stages = nn.ModuleList(
-            Stage(depth, cin, inner, cout, **options)
+            Stage(depth, cin, inner, cout, bn_splits=bn_splits, checkpoint_activations=checkpoint_activations)
             for depth, cin, inner, cout in zip(variant.depths, widths, variant.inner, variant.out, strict=False)
         )
         self.conv5 = ConvNorm(variant.out[-1], variant.conv5, (1, 1, 1), bn_splits=bn_splits)
@@ -229,7 +232,7 @@ class Head(nn.Module):
 
     def __init__(self, cin: int, hidden: int, num_classes: int, *, dropout: float = 0.5) -> None:
         super().__init__()
-        self.hidden = Conv3d(cin, hidden, 1, bias=False)
+        self.hidden = nn.Conv3d(cin, hidden, 1, bias=False)
         self.dropout = nn.Dropout(dropout)
         self.classify = nn.Linear(hidden, num_classes)
 

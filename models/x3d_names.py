@@ -57,14 +57,14 @@ def _translate(name: str, column: int) -> str:
     Names of parts that X3D does not have (fusion, Grid Pool) stay as they are.
     """
     module, _, tensor = name.replace(".split_bn.", ".").rpartition(".")
-    stage, block, part = re.fullmatch(r"(?:layer(\d+)\.(\d+)\.)?(.*)", module).groups()
-    row = NAMES.get(part if stage is None else f"layerN.B.{part}")
-    if row is None:
+    numbers = {}
+    if block := re.match(r"layer(\d+)\.(\d+)\.", module):
+        numbers = {"N": block[1], "M": str(int(block[1]) + 1), "B": block[2]}
+        module = f"layerN.B.{module.removeprefix(block[0])}"
+    if module not in NAMES:
         return name
-    if stage is None:
-        return f"{row[column]}.{tensor}"
-    numbers = {"N": stage, "M": str(int(stage) + 1), "B": block}
-    return f"{re.sub('[NMB]', lambda letter: numbers[letter[0]], row[column])}.{tensor}"
+    theirs = NAMES[module][column]
+    return f"{re.sub('[NMB]', lambda letter: numbers[letter[0]], theirs) if numbers else theirs}.{tensor}"
 
 
 def shortcut_norm(source: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -136,7 +136,7 @@ def choose_videos(truth: Mapping[str, Truth], context: Sequence[int]) -> list[st
     return list(first.values())[:2]
 
 
-def draw_truth(axes: Axes, actions: list[tuple[int, float, float]], context: Sequence[int]) -> None:
+def draw_truth(axes: Axes, actions: Sequence[tuple[int, float, float]], context: Sequence[int]) -> None:
     for label, start, end in actions:
         axes.barh(label, end - start, left=start, height=0.8, color="tab:orange" if label in context else "tab:blue")
 

@@ -94,6 +94,13 @@ def test_order_on_the_line_does_not_matter(tmp_path_factory, order, joined):
     assert config.fine.milestones == [1, 2]
 
 
+def test_a_dash_in_an_option_is_an_underscore(tmp_path):
+    command = run("--data.min-frames", "3", f"--run.dir={tmp_path}/a-b", "--eval-only", "true", "--model.bn-splits=2")
+    assert (command.config.data.min_frames, command.config.model.bn_splits, command.eval_only) == (3, 2, True)
+    assert command.config.run.dir == f"{tmp_path}/a-b"
+    assert command.given == {"data.min_frames", "run.dir", "model.bn_splits"}
+
+
 def test_the_last_of_a_repeated_option_wins():
     assert run("--data.stride", "3", "--data.stride", "4").config.data.stride == 4
 
@@ -207,10 +214,10 @@ def test_a_value_with_a_dash_needs_the_equals_sign(refused):
         (["--data.stride", "true"], ["--data.stride", "a whole number"]),
         (["--data.stride", "null"], ["--data.stride", "a whole number"]),
         (["--data.stride", "3\nx"], ["--data.stride", "a whole number"]),
-        (["--data.stride", "0"], ["--data.stride", "at least 1"]),
-        (["--run.seed", "-1"], ["--run.seed", "at least 0"]),
-        (["--fine.lr", "-1e-3"], ["--fine.lr", "positive"]),
-        (["--fine.lr", ".nan"], ["--fine.lr", "positive"]),
+        (["--data.stride", "0"], ["--data.stride", "must be greater than or equal to 1, not 0"]),
+        (["--run.seed", "-1"], ["--run.seed", "greater than or equal to 0"]),
+        (["--fine.lr", "-1e-3"], ["--fine.lr", "greater than 0"]),
+        (["--fine.lr", ".nan"], ["--fine.lr", "a finite number"]),
         (["--fine.lr", "quick"], ["--fine.lr", "a number"]),
         (["--data.size", "big"], ["--data.size", "a whole number or null"]),
         (["--data.kind", "chrades"], ["--data.kind", "charades, multithumos, generic"]),
@@ -243,7 +250,7 @@ def test_mistakes_on_the_command_line(refused, argv, parts):
         ("data: {stride: true}", ["data.stride", "a whole number"]),
         ("data: {stride: null}", ["data.stride", "a whole number", "null"]),
         ("data: {stride: {a: 1}}", ["data.stride", "a whole number"]),
-        ("data: {stride: 0}", ["line 1", "data.stride", "at least 1"]),
+        ("data: {stride: 0}", ["line 1", "data.stride", "greater than or equal to 1"]),
         ("data: {frames: null}", ["data.frames", "text"]),
         ("data: {frames: 3}", ["data.frames", "text"]),
         ("data: {frames: {class_path: os.system}}", ["data.frames", "text"]),
@@ -328,7 +335,7 @@ def test_help_is_grouped_by_section(help_text):
 
 def test_every_option_has_a_docstring_of_its_own():
     for section in fields(Config):
-        meanings = options._meanings(section.type)
+        meanings = options._meanings(section.name)
         assert set(meanings) == {option.name for option in fields(section.type)}
 
 

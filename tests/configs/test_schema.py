@@ -15,7 +15,7 @@ def test_schema_needs_only_the_ground():
     tree = ast.parse(Path(schema.__file__).read_text())
     imported = [name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
     imported += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    assert {name.split(".")[0] for name in imported} <= sys.stdlib_module_names | {"common"}
+    assert {name.split(".")[0] for name in imported} <= sys.stdlib_module_names | {"common", "pydantic"}
 
 
 def test_defaults_are_the_published_training():
@@ -43,6 +43,10 @@ def test_each_configuration_has_its_own_lists():
     ("section", "option", "value"),
     [
         (Data, "stride", 0),
+        (Data, "stride", "10"),
+        (Data, "stride", True),
+        (Data, "frames", None),
+        (Data, "kind", "chrades"),
         (Data, "num_classes", 0),
         (Data, "fine_frames", 0),
         (Data, "min_frames", -1),
@@ -67,6 +71,7 @@ def test_each_configuration_has_its_own_lists():
         (Fine, "milestones", [15, 15]),
         (Coarse, "milestones", [25, 15]),
         (Coarse, "milestones", [0, 5]),
+        (Coarse, "milestones", [1, 2.5]),
         (Coarse, "fusion_lr_factor", 0.0),
         (Coarse, "fine_loss_weight", -1.0),
         (Eval, "batch_size", 0),
@@ -78,9 +83,11 @@ def test_each_configuration_has_its_own_lists():
     ],
 )
 def test_a_wrong_value_is_refused_in_one_line_that_opens_with_its_option(section, option, value):
-    with pytest.raises(ValueError, match=rf"^{section.__name__.lower()}\.{option} must be ") as error:
-        section(**{option: value})
-    assert "\n" not in str(error.value)
+    name = section.__name__.lower()
+    for make in (lambda: section(**{option: value}), lambda: Config.from_dict({name: {option: value}})):
+        with pytest.raises(ValueError, match=rf"^{name}\.{option} must be .*, not ") as error:
+            make()
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("spelling", ["none", "None", "null"])

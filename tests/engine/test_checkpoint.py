@@ -8,9 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from configs.schema import Config, Data, Fine, Model, Run
 from engine.checkpoint import (
-    changed_settings,
     previous,
     read_checkpoint,
     read_newest,
@@ -131,41 +129,6 @@ def test_flipped_bits_never_pass_unnoticed(path):
         path.write_bytes(flipped(whole, (start + offset + 0.5) / (len(whole) - 1)))
         with pytest.raises(CheckpointError, match=r"damaged"):
             read_checkpoint(path)
-
-
-@pytest.mark.parametrize(
-    ("present", "option"),
-    [
-        (Config(data=Data(stride=12)), "data.stride"),
-        (Config(data=Data(num_classes=65)), "data.num_classes"),
-        (Config(data=Data(kind="multithumos")), "data.kind"),
-        (Config(model=Model(bn_splits=2)), "model.bn_splits"),
-        (Config(model=Model(variant="S")), "model.variant"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_settings_that_a_run_cannot_change(path, present, option):
-    with pytest.raises(CheckpointError, match=rf"this run began with {option} .*--run\.resume never"):
-        changed_settings(path, Config().to_dict(), present.to_dict(), "fine")
-
-
-def test_other_changed_settings_are_listed(path):
-    present = Config(
-        data=Data(frames="elsewhere", fine_window="centred"),
-        model=Model(pool="avg", dropout=0.1),  # stage 1 has no pool
-        fine=Fine(lr=0.5, milestones=[3], init="none"),
-        run=Run(name="renamed", seed=1),
-    ).to_dict()
-    present["coarse"]["lr"] = 1.0
-    assert changed_settings(path, Config().to_dict(), present, "fine") == [
-        "data.frames was data/Charades_v1_rgb, from here on it is elsewhere",
-        "model.dropout was 0.5, from here on it is 0.1",
-        "fine.lr was 0.01, from here on it is 0.5",
-        "fine.milestones was [15, 20, 25], from here on it is [3]",
-        "run.seed was 0, from here on it is 1",
-    ]
-    with pytest.raises(CheckpointError, match=r"model\.pool"):
-        changed_settings(path, Config().to_dict(), Config(model=Model(pool="avg")).to_dict(), "coarse")
 
 
 @pytest.mark.parametrize("config", ["[]", "{", '{"data": 3}'])

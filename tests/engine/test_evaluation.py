@@ -1,12 +1,10 @@
 """Losses and scores of an evaluation, and the whole videos that they are of."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from configs.schema import Config, Data, Run
-from datasets.annotations import Action, Video
+from datasets.annotations import Action, Annotations, Video
 from datasets.batch import collate
 from datasets.windows import Part, Window, blend, scale, split
 from engine.evaluation import Evaluation, WindowJoiner, selected_score
@@ -25,7 +23,7 @@ def evaluate(tmp_path):
             batch = ToyLoader.collate([(0, i) for i in indices])
             batch["parts"] = [Part(0, [Window(0, FRAMES)])] * len(indices)
             loader.append(batch)
-        evaluation = Evaluation(config, "fine", SimpleNamespace(subset=lambda name: tested), loader, CPU)
+        evaluation = Evaluation(config, "fine", Annotations(path=tmp_path, videos=tuple(tested)), loader, CPU)
         return evaluation(ToyNet().eval()), evaluation.latest / "predictions"
 
     return run

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.errors import InputError
 from engine.checkpoint import read_checkpoint
 from models import CheckpointError
 from tests.engine.toy import Killed, ToyLoader, checkpoint, contents, lines, make_trainer, same
@@ -157,5 +158,5 @@ def test_larger_batches_from_within_an_epoch(tmp_path):
 
 def test_another_network_is_not_continued(tmp_path):
     make_trainer(tmp_path, max_steps=1, variant="M").run()
-    with pytest.raises(CheckpointError, match=r"began with model\.variant M, now it is S"):
+    with pytest.raises(InputError, match=r"began with model\.variant M, now it is S"):
         make_trainer(tmp_path, variant="S").resume()

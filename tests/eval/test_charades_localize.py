@@ -166,3 +166,20 @@ def test_main_exits_1_with_one_line(tmp_path, capsys):
         assert printed.out == ""
         assert message in printed.err
         assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["one.txt"], "required: ground_truth"),
+        (["one.txt", "two.csv", "--num-classes", "0"], "--num_classes: '0' is not a whole number of at least 1"),
+        (["one.txt", "two.csv", "--classes", "3"], "unrecognized arguments: --classes 3"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_status_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        charades_localize.main(arguments)
+    assert end.value.code == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1

@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from eval.dense import Steps, dense, read_steps, step_labels
+from eval.charades_localize import Truth
+from eval.dense import Steps, read_steps, rows, step_labels
 from eval.detection import DetectionEvaluator
+from eval.per_frame import frame_ap
 
 C = 4
 TRUTH = {
-    "A": ([(0, 0.0, 2.0), (1, 1.5, 9.0), (0, 7.0, 7.5)], 10.0),
-    "B": ([(2, 3.0, 300.0), (1, 0.0, 0.0)], 20.0),
-    "C": ([], 5.0),
+    "A": Truth([(0, 0.0, 2.0), (1, 1.5, 9.0), (0, 7.0, 7.5)], 10.0),
+    "B": Truth([(2, 3.0, 300.0), (1, 0.0, 0.0)], 20.0),
+    "C": Truth([], 5.0),
 }
 
 
@@ -44,7 +46,7 @@ def test_equals_the_plain_rule(decimals, timed):
             F = int(rng.integers(1, 40))
             seconds = np.sort(rng.random(F) * length) if timed else None
             predictions[video] = Steps(rng.random((F, C)).round(decimals), seconds)
-        ap, mean = dense(predictions, TRUTH, C)
+        ap, mean = frame_ap(*rows(predictions, TRUTH, C))
         expected = plain_rule(predictions, TRUTH)
         np.testing.assert_allclose(np.nan_to_num(ap), expected, rtol=0, atol=1e-14)
         assert np.isnan(ap[3])
@@ -61,7 +63,7 @@ def test_longer_videos_weigh_more_and_ends_do_not_belong_to_an_action():
 def test_is_what_training_reports_as_map_frames(tmp_path):
     """Labels from frame counts, as training makes them, and from the steps' times, as this rule does."""
     rng = np.random.default_rng(0)
-    evaluator = DetectionEvaluator(num_classes=C, ground_truth=TRUTH, min_frames=0, all_frames=True)
+    evaluator = DetectionEvaluator(num_classes=C, truth=TRUTH, min_frames=0, all_frames=True)
     predictions = {}
     for video, (actions, length) in TRUTH.items():
         n = int(rng.integers(100, 200))
@@ -69,12 +71,12 @@ def test_is_what_training_reports_as_map_frames(tmp_path):
         scores = rng.random((len(seconds), C), dtype=np.float32)
         predictions[video] = Steps(scores, seconds)
         evaluator.add(video, scores, step_labels(actions, seconds, C), num_frames=n)
-    assert evaluator.finish(tmp_path)["mAP_frames"] == dense(predictions, TRUTH, C)[1]
+    assert evaluator.finish(tmp_path)["mAP_frames"] == frame_ap(*rows(predictions, TRUTH, C))[1]
 
 
 def test_every_video_needs_predictions():
     with pytest.raises(InputError, match="2 of 3 videos of the ground truth have no predictions: B, C"):
-        dense({"A": Steps(np.zeros((3, C))), "Z": Steps(np.zeros((3, C)))}, TRUTH, C)
+        rows({"A": Steps(np.zeros((3, C))), "Z": Steps(np.zeros((3, C)))}, TRUTH, C)
 
 
 def test_a_file_gives_back_what_was_saved(tmp_path):

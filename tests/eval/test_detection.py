@@ -8,9 +8,9 @@ import pytest
 from common.errors import InputError
 from eval import charades_localize, dense
 from eval.average_precision import average_precision
-from eval.charades_localize import frame_labels, localize, read_predictions
+from eval.charades_localize import Truth, frame_labels, localize, read_ground_truth, read_predictions
 from eval.detection import DetectionEvaluator
-from eval.per_frame import official_frames, released_frames
+from eval.per_frame import frame_ap, official_frames, released_frames
 
 C = 5
 FRAMES = {"V3": 400, "V1": 163, "V4": 161, "V2": 707}  # V4 is under 162 frames
@@ -22,7 +22,7 @@ def truth_of(frames):
     truth = {}
     for number, (video, n) in enumerate(frames.items()):
         ends = np.sort(rng.random((3, 2)) * n / 24, axis=1).tolist()
-        truth[video] = ([((number + k) % C, *ends[k]) for k in range(3)], n / 24)
+        truth[video] = Truth([((number + k) % C, *ends[k]) for k in range(3)], n / 24)
     return truth
 
 
@@ -41,7 +41,7 @@ def sample(video):
 
 
 def evaluator(**options):
-    return DetectionEvaluator(**{"num_classes": C, "ground_truth": TRUTH, "all_frames": True} | options)
+    return DetectionEvaluator(**{"num_classes": C, "truth": TRUTH, "all_frames": True} | options)
 
 
 def filled(videos=FRAMES, **options):
@@ -108,11 +108,11 @@ def test_order_and_processes_do_not_matter(tmp_path):
 
 def test_what_is_written_decides(tmp_path):
     """Two scores that differ in the seventh digit tie in the file, so they tie in the metrics."""
-    truth = {"A": ([(0, 0.5, 1.5)], 25.0)}  # official frame 2 alone is positive
+    truth = {"A": Truth([(0, 0.5, 1.5)], 25.0)}  # official frame 2 alone is positive
     scores = np.full((250, 1), 0.1, np.float32)
     scores[10] = np.nextafter(np.float32(0.1), np.float32(1))
     assert scores[10] > scores[0]
-    made = DetectionEvaluator(num_classes=1, ground_truth=truth)
+    made = DetectionEvaluator(num_classes=1, truth=truth)
     made.add("A", scores, np.zeros((250, 1)), num_frames=250)
     assert made.finish(tmp_path)["mAP_official"] == 0.5
 
@@ -128,8 +128,8 @@ def test_later_changes_of_the_arrays_do_not_matter(tmp_path):
 
 
 def test_metrics_are_json_without_nan_and_undefined_is_null(tmp_path):
-    truth = {video: ([action for action in actions if action[0] != 2], n) for video, (actions, n) in TRUTH.items()}
-    made = evaluator(ground_truth=truth)
+    truth = {video: Truth([action for action in actions if action[0] != 2], n) for video, (actions, n) in TRUTH.items()}
+    made = evaluator(truth=truth)
     for video, n in FRAMES.items():
         probabilities, labels = sample(video)
         labels[:, 2] = 0
@@ -154,7 +154,7 @@ def test_only_short_videos(tmp_path):
 
 
 def test_fewer_than_25_frames(tmp_path):
-    made = DetectionEvaluator(num_classes=1, ground_truth={"A": ([(0, 0, 9)], 1.0), "B": ([], 1.0)}, min_frames=0)
+    made = DetectionEvaluator(num_classes=1, truth={"A": Truth([(0, 0, 9)], 1.0), "B": Truth([], 1.0)}, min_frames=0)
     made.add("A", np.full((10, 1), 0.75), np.ones((10, 1)), num_frames=12)
     made.add("B", np.full((1, 1), 0.5), np.zeros((1, 1)), num_frames=1)
     metrics = made.finish(tmp_path)
@@ -169,15 +169,15 @@ def test_ground_truth_from_an_official_csv(tmp_path, capsys):
         for video, (actions, length) in TRUTH.items()
     ]
     path.write_text("\n".join(["id,actions,length", *rows]) + "\n")
-    from_csv = filled(ground_truth=path).finish(tmp_path)
+    from_csv = filled(truth=read_ground_truth(path, C)).finish(tmp_path)
     assert from_csv == filled().finish(tmp_path)
     assert charades_localize.main([str(tmp_path / "predictions/official.txt"), str(path)]) == 0
     assert f"(fraction {from_csv['mAP_official']:.6f})" in capsys.readouterr().out
 
 
 def test_videos_on_one_side_only_are_counted(tmp_path):
-    expected = filled(["V1", "V2"], ground_truth={v: TRUTH[v] for v in ("V1", "V2")}).finish(tmp_path)
-    more = filled(["V2", "V4", "V1"], ground_truth={v: TRUTH[v] for v in ("V1", "V2")}).finish(tmp_path)
+    expected = filled(["V1", "V2"], truth={v: TRUTH[v] for v in ("V1", "V2")}).finish(tmp_path)
+    more = filled(["V2", "V4", "V1"], truth={v: TRUTH[v] for v in ("V1", "V2")}).finish(tmp_path)
     assert more["videos_not_in_ground_truth"] == 1
     assert more["mAP_official_defined"] == expected["mAP_official_defined"]
     assert list(read_predictions(tmp_path / "predictions/official.txt")) == ["V1", "V2", "V4"]
@@ -211,14 +211,14 @@ def test_what_cannot_be_scored_is_named():
     made.add("V2", *sample("V2"), num_frames=707)
     with pytest.raises(ValueError, match="V2 was added twice"):
         made.add("V2", *sample("V2"), num_frames=707)
-    with pytest.raises(InputError, match=r"annotations: video A has class 5, outside 0\.\.4"):
-        evaluator(ground_truth={"A": ([(5, 0.0, 1.0)], 9.0)})
+    with pytest.raises(InputError, match=r"ground truth: video A has class 5, outside 0\.\.4"):
+        evaluator(truth={"A": Truth([(5, 0.0, 1.0)], 9.0)})
 
 
 def test_the_published_probabilities_pass_through_released_txt(golden, tmp_path):
     """The published 25 outputs, placed at the released frames among others, are what released.txt holds."""
     expected = np.load(golden / "pipeline/expected.npz")
-    made = DetectionEvaluator(num_classes=157, ground_truth=golden / "pipeline/Charades_v1_test.csv")
+    made = DetectionEvaluator(num_classes=157, truth=read_ground_truth(golden / "pipeline/Charades_v1_test.csv"))
     scores, chosen_labels = [], []
     for video in made.truth:
         length = int(expected[f"{video}/labelshape"][1])
@@ -246,8 +246,8 @@ def test_saved_frames_give_the_metric_of_all_frames(tmp_path):
     assert list(steps) == list(TRUTH)
     for video, n in FRAMES.items():
         np.testing.assert_array_equal(steps[video].scores, sample(video)[0])
-        np.testing.assert_array_equal(steps[video].seconds, np.arange(n // 10 * 10) * TRUTH[video][1] / n)
-    ap, mean = dense.dense(steps, {video: TRUTH[video] for video, n in FRAMES.items() if n >= 162}, C)
+        np.testing.assert_array_equal(steps[video].seconds, np.arange(n // 10 * 10) * TRUTH[video].length / n)
+    ap, mean = frame_ap(*dense.rows(steps, {video: TRUTH[video] for video, n in FRAMES.items() if n >= 162}, C))
     assert metrics["mAP_frames"] == pytest.approx(mean, abs=1e-12)
     assert metrics["AP_frames"] == pytest.approx(ap.tolist(), abs=1e-12)
     filled().finish(tmp_path / "other")

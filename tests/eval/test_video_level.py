@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
+from eval.average_precision import average_precision
 from eval.charades_localize import Truth, read_ground_truth, read_predictions
-from eval.video_level import classify
+from eval.video_level import rows
+
+
+def classify(predictions, truth, num_classes):
+    """AP (C,) by the rule."""
+    return average_precision(*rows(predictions, truth, num_classes))
 
 
 def plain_rule(predictions, truth, num_classes):
@@ -39,10 +45,8 @@ def test_equals_the_plain_rule(decimals):
             truth[f"V{number}"] = Truth(actions, 30.0)
             if rng.random() < 0.8:
                 predictions[f"V{number}"] = rng.random((int(rng.integers(1, 26)), 5)).round(decimals)
-        result = classify(predictions, truth, 5)
         expected = plain_rule(predictions, truth, 5)
-        np.testing.assert_allclose(result.AP, expected, rtol=0, atol=1e-14)
-        assert result.classes_without_positives == np.flatnonzero(np.isnan(expected)).tolist()
+        np.testing.assert_allclose(classify(predictions, truth, 5), expected, rtol=0, atol=1e-14)
 
 
 def test_real_ground_truth_and_predictions(golden, annotations):
@@ -50,9 +54,8 @@ def test_real_ground_truth_and_predictions(golden, annotations):
     truth = read_ground_truth(annotations / "Charades_v1_test.csv", 157)
     some = {video: truth[video] for video in [*predictions, *list(truth)[-200:]]}
     assert sum(not known.actions for known in some.values()) > 0
-    result = classify(predictions, some, 157)
-    np.testing.assert_allclose(result.AP, plain_rule(predictions, some, 157), rtol=0, atol=1e-14)
-    assert classify(predictions, truth, 157).classes_without_positives == []
+    np.testing.assert_allclose(classify(predictions, some, 157), plain_rule(predictions, some, 157), rtol=0, atol=1e-14)
+    assert not np.isnan(classify(predictions, truth, 157)).any()
 
 
 def test_the_maximum_over_time_decides_and_times_of_actions_do_not():
@@ -60,22 +63,20 @@ def test_the_maximum_over_time_decides_and_times_of_actions_do_not():
     brief = np.zeros((25, 2))
     brief[17, 0] = 0.9
     steady = np.full((25, 2), 0.5)
-    result = classify({"A": brief, "B": steady}, truth, 2)
-    assert result.AP.tolist() == [1, 1]
-    assert result.mAP == result.mAP_defined == 1
-    assert classify({"A": brief * 0.5, "B": steady}, truth, 2).AP.tolist() == [0.5, 1]
+    assert classify({"A": brief, "B": steady}, truth, 2).tolist() == [1, 1]
+    assert classify({"A": brief * 0.5, "B": steady}, truth, 2).tolist() == [0.5, 1]
 
 
 def test_a_video_without_any_action_ranks_last():
     truth = {"A": Truth([], 5.0), "B": Truth([(0, 0.0, 1.0)], 5.0)}
     predictions = {"A": np.full((25, 1), 0.9), "B": np.full((25, 1), 0.1)}
-    assert classify(predictions, truth, 1).mAP == 1
-    assert classify({}, truth, 1).mAP == 0.5  # both -inf: in the ground truth's order
+    assert classify(predictions, truth, 1) == [1]
+    assert classify({}, truth, 1) == [0.5]  # both -inf: in the ground truth's order
 
 
-def test_undefined_means():
-    result = classify({}, {"A": Truth([(1, 0.0, 0.0)], 5.0)}, 3)
-    assert (result.mAP, result.mAP_defined, result.classes_without_positives) == (None, 1, [0, 2])
-    assert classify({}, {"A": Truth([], 5.0)}, 1).mAP_defined is None
+def test_undefined_classes():
+    ap = classify({}, {"A": Truth([(1, 0.0, 0.0)], 5.0)}, 3)
+    np.testing.assert_array_equal(ap, [np.nan, 1, np.nan])
+    assert np.isnan(classify({}, {"A": Truth([], 5.0)}, 1)).all()
     with pytest.raises(InputError, match="no video"):
         classify({}, {}, 1)

@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import CoarseNet, FineNet, cpu_kernels
-from models.conv import Conv3d
+from models.cpu_kernels import CpuConv3d, CpuSubBatchNorm3d
 from models.losses import detection_loss
+from models.norm import SubBatchNorm3d
 from tests.models.drawing import coarse_inputs, coarse_net, draw_clip, draw_fine
 
 CONVOLUTIONS = {
@@ -34,7 +35,7 @@ def drawn(*shape, dtype=torch.float64, seed=0):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("kind", CONVOLUTIONS)
 def test_convolution(kind, shape, memory_format):
-    conv = Conv3d(6, 6, **{"bias": False, **CONVOLUTIONS[kind]}).double()
+    conv = CpuConv3d(6, 6, **{"bias": False, **CONVOLUTIONS[kind]}).double()
     x = drawn(*shape).contiguous(memory_format=memory_format)
     results = []
     for forward in (conv.forward, lambda x: nn.Conv3d.forward(conv, x)):
@@ -51,7 +52,7 @@ def test_convolution(kind, shape, memory_format):
 @pytest.mark.parametrize("frozen", ["input", "weight"])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_depthwise_convolution_of_frozen_parts(frozen, stride):
-    conv = Conv3d(6, 6, 3, (1, stride, stride), 1, groups=6, bias=False).requires_grad_(frozen != "weight")
+    conv = CpuConv3d(6, 6, 3, (1, stride, stride), 1, groups=6, bias=False).requires_grad_(frozen != "weight")
     x = drawn(2, 6, 5, 7, 8, dtype=torch.float32).requires_grad_(frozen != "input")
     conv(x).sum().backward()
     assert (x.grad is None) == (frozen == "input")
@@ -64,22 +65,13 @@ def test_batch_norm(size, channels):
     shape = (size[0], channels, *size[1:])
     x, weight, bias = drawn(*shape) * 3 + 7, drawn(channels, seed=1) + 2, drawn(channels, seed=2)
     results = []
-    for batch_norm in (cpu_kernels.batch_norm, F.batch_norm):
+    for norm in (CpuSubBatchNorm3d(channels), SubBatchNorm3d(channels)):
         leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
         mean, var = torch.full((channels,), 2.0).double(), torch.full((channels,), 3.0).double()
-        out = batch_norm(leaves[0], mean, var, *leaves[1:], True, 0.1, 1e-5)
+        out = norm.batch_norm(leaves[0], mean, var, *leaves[1:])
         out.backward(drawn(*shape, seed=3))
         results.append((out.detach(), mean, var, [leaf.grad for leaf in leaves]))
     torch.testing.assert_close(*results, atol=1e-9, rtol=1e-9)
-
-
-def test_batch_norm_in_evaluation_and_without_statistics():
-    x, weight, bias = drawn(2, 6, 3, 4, 5), drawn(6, seed=1), drawn(6, seed=2)
-    mean, var = drawn(6, seed=3), drawn(6, seed=4).square() + 1
-    evaluation = (mean, var, weight, bias, False, 0.1, 1e-5)
-    torch.testing.assert_close(cpu_kernels.batch_norm(x, *evaluation), F.batch_norm(x, *evaluation))
-    alone = (None, None, weight, bias, True, 0.1, 1e-5)
-    torch.testing.assert_close(cpu_kernels.batch_norm(x, *alone), F.batch_norm(x, *alone))
 
 
 def test_sums_keep_their_digits():
@@ -91,18 +83,17 @@ def test_sums_keep_their_digits():
 
 def test_normalised_values_far_from_zero():
     x = drawn(4, 3, 8, 16, 16) * 0.1 + 100
-    arguments = (torch.ones(3), torch.zeros(3), True, 0.1, 1e-5)
-    exact = F.batch_norm(x.float().double(), None, None, *(a.double() for a in arguments[:2]), *arguments[2:])
-    out = cpu_kernels.batch_norm(x.float(), None, None, *arguments)
+    exact = F.batch_norm(x.float().double(), None, None, None, None, True)
+    out = CpuSubBatchNorm3d(3)(x.float())
     assert (out.double() - exact).abs().max() < 2e-4  # a step of single precision at 100 is 8e-5 of 0.1
 
 
-def test_a_training_step_equals_pytorchs(monkeypatch):
+def test_a_training_step_equals_pytorchs():
     results = []
     for own in (True, False):
-        if not own:
-            monkeypatch.setattr(cpu_kernels, "applies", lambda x: False)
         net = coarse_net(bn_splits=2, dropout=0.0, dtype=torch.float64)
+        if own:
+            cpu_kernels.install(net)
         logits = net(*coarse_inputs(size=(65, 71), dtype=torch.float64))
         logits.square().mean().backward()
         results.append((logits.detach(), {name: p.grad for name, p in net.named_parameters()}, net.state_dict()))
@@ -125,6 +116,7 @@ def test_gradients_in_single_precision(kind, bound):
     and with its own batch norm over channels-last memory by 2.6e-2 to 3.3e-2."""
     torch.manual_seed(2)
     net = (FineNet if kind == "fine" else CoarseNet)(dropout=0.0)
+    cpu_kernels.install(net)
     clip, exact = draw_clip(1, 8, 224), None
     for dtype in (torch.float64, torch.float32):
         fine = ()
@@ -140,3 +132,40 @@ def test_applies(autocast):
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         assert cpu_kernels.applies(torch.zeros(1)) != autocast
     assert not cpu_kernels.applies(torch.zeros(1, device="meta"))
+
+
+def kinds(net):
+    return {type(module) for module in net.modules()}
+
+
+def test_installing_changes_modules_and_nothing_else():
+    net, plain = coarse_net(bn_splits=2), coarse_net(bn_splits=2)
+    cpu_kernels.install(net)
+    own = set(cpu_kernels.ON_CPU.values())
+    assert own <= kinds(net)
+    assert not kinds(net) & cpu_kernels.ON_CPU.keys()
+    assert not kinds(plain) & own
+    assert [name for name, _ in net.named_modules()] == [name for name, _ in plain.named_modules()]
+    assert list(net.state_dict()) == list(plain.state_dict())
+    before = kinds(net)
+    cpu_kernels.install(net)
+    assert kinds(net) == kinds(copy.deepcopy(net)) == before
+
+
+def test_installing_leaves_networks_on_other_devices_alone():
+    with torch.device("meta"):
+        net = FineNet(variant="tiny")
+    cpu_kernels.install(net)
+    assert not kinds(net) & set(cpu_kernels.ON_CPU.values())
+
+
+def test_under_autocast_an_installed_network_computes_as_any_other():
+    logits = []
+    for own in (True, False):
+        net = coarse_net(dropout=0.0)
+        if own:
+            cpu_kernels.install(net)
+            net.backbone.stem.memory_format = torch.contiguous_format
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            logits.append(net(*coarse_inputs()))
+    assert torch.equal(*logits)

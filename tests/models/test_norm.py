@@ -178,10 +178,10 @@ def a_group():
 def test_the_synchronised_norm_is_batch_norm(a_group):
     """The formula and its gradient; that two processes equal one is shown in tests/faults/test_processes.py."""
     results = []
-    for function in (F.batch_norm, batch_norm_over_processes):
+    for function, *mode in ((F.batch_norm, True), (batch_norm_over_processes,)):
         theirs = drawn_norm()
         x = batch(4).requires_grad_()
-        out = function(x, theirs.running_mean, theirs.running_var, theirs.weight, theirs.bias, True, 0.1, 1e-5)
+        out = function(x, theirs.running_mean, theirs.running_var, theirs.weight, theirs.bias, *mode, 0.1, 1e-5)
         (out**3).sum().backward()
         results.append((out.detach(), x.grad, theirs.weight.grad, theirs.bias.grad, theirs.state_dict()))
     torch.testing.assert_close(*results, atol=1e-9, rtol=1e-9)

@@ -291,14 +291,15 @@ class TestActivationCheckpointing:
         assert nets[0].state_dict().keys() == nets[1].state_dict().keys()
 
 
-@pytest.mark.parametrize("way", ["as on a GPU", "autocast"])
-def test_checkpointing_on_pytorchs_own_path(monkeypatch, way):
-    """Devices without routes of their own, and autocast: equal gradients and statistics there too."""
-    if way == "as on a GPU":
-        monkeypatch.setattr(cpu_kernels, "applies", lambda x: False)
+@pytest.mark.parametrize("way", ["plain", "CPU's own", "autocast"])
+def test_checkpointing_by_every_way(way):
+    """PyTorch's operations, the CPU's own, and autocast: equal gradients and statistics."""
     torch.manual_seed(0)
     nets = [FineNet(num_classes=3, variant="tiny", dropout=0.0, checkpoint_activations=c) for c in (False, True)]
     nets[1].load_state_dict(nets[0].state_dict())
+    if way != "plain":
+        for net in nets:
+            cpu_kernels.install(net)
     clip = torch.randn(2, 3, 4, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.backends.mkldnn.flags(enabled=way != "autocast"):  # oneDNN's bfloat16 does not repeat itself
         for net in nets:
@@ -311,10 +312,14 @@ def test_checkpointing_on_pytorchs_own_path(monkeypatch, way):
         assert torch.equal(a, b)
 
 
-def test_a_compiled_step_equals_an_eager_one():
+@pytest.mark.parametrize("installed", [False, True])
+def test_a_compiled_step_equals_an_eager_one(installed):
     torch.manual_seed(0)
     nets = [FineNet(num_classes=3, variant="tiny", dropout=0.0) for _ in range(2)]
     nets[1].load_state_dict(nets[0].state_dict())
+    if installed:
+        for net in nets:
+            cpu_kernels.install(net)
     nets[1].compile(backend="aot_eager")  # traces as the default does, without a compiler of C++
     clip = torch.randn(2, 3, 8, 64, 64, generator=torch.Generator().manual_seed(0))
     for net in nets:

@@ -9,6 +9,7 @@ from PIL import Image
 from configs.cli import load
 from configs.files import save_yaml
 from engine.checkpoint import save_checkpoint
+from eval.charades_localize import Truth
 from eval.detection import DetectionEvaluator
 
 HOSTILE = "</script><script>window.hacked = 1</script><b class=hacked>&amp;"
@@ -46,7 +47,7 @@ def write_stage(folder: Path, data: Path, annotations: dict, share: float) -> No
     stage = folder.name
     evaluator = DetectionEvaluator(
         num_classes=C,
-        ground_truth={video: (entry["actions"], entry["duration"]) for video, entry in annotations.items()},
+        truth={video: Truth(entry["actions"], entry["duration"]) for video, entry in annotations.items()},
         min_frames=20,
         all_frames=stage == "fine",
     )

@@ -8,10 +8,12 @@ import pytest
 
 from datasets.frames import frame_path
 from eval import charades_localize, dense, video_level
+from eval.average_precision import average_precision
 from eval.bootstrap import draw_counts
-from eval.charades_localize import Truth, read_predictions, write_predictions
+from eval.charades_localize import Truth, read_predictions
 from eval.detection import DetectionEvaluator
 from eval.per_frame import frame_ap, released_frames
+from eval.submission import write_predictions
 from tools.compare import __main__ as compare
 
 C, STRIDE = 4, 10
@@ -65,7 +67,7 @@ def write_csv(path, truth):
 
 def evaluated(seed):
     rng = np.random.default_rng(seed)
-    evaluator = DetectionEvaluator(num_classes=C, ground_truth=truth_of(), all_frames=True, save_frames=True)
+    evaluator = DetectionEvaluator(num_classes=C, truth=truth_of(), all_frames=True, save_frames=True)
     for video, n in FRAMES.items():
         actions, length = truth_of()[video]
         L = n // STRIDE * STRIDE
@@ -101,8 +103,8 @@ def test_scores_of_stages_are_those_of_the_rules_and_of_their_metrics(data, tmp_
             "official": 6, "video level": 6, "released": 5, "dense": 6,
         }  # fmt: skip
         predictions = read_predictions(data / stage / "predictions/official.txt")
-        by_video = video_level.classify(predictions, truth, C)
-        assert rules["video level"]["mAP"]["value"] == pytest.approx(by_video.mAP, abs=1e-15)
+        by_video = average_precision(*video_level.rows(predictions, truth, C)).mean()
+        assert rules["video level"]["mAP"]["value"] == pytest.approx(by_video, abs=1e-15)
         for rule in rules.values():
             assert rule["mAP"]["low"] < rule["mAP"]["high"]
             assert (np.array(rule["AP"]["low"]) <= np.array(rule["AP"]["high"])).all()
@@ -185,7 +187,8 @@ def test_steps_of_whole_videos(data, tmp_path):
     np.savez(tmp_path / "steps.npz", **steps)
     files, _, _ = result(tmp_path, tmp_path, tmp_path / "steps.npz")
     (rule,) = files[str(tmp_path / "steps.npz")].values()
-    _, mean = dense.dense({video: dense.Steps(scores) for video, scores in steps.items()}, truth_of(classes=3), C)
+    steps = {video: dense.Steps(scores) for video, scores in steps.items()}
+    _, mean = frame_ap(*dense.rows(steps, truth_of(classes=3), C))
     assert rule["mAP"]["value"] == pytest.approx(mean, abs=1e-15)
     assert rule["mAP"]["low"] < mean
     assert rule["AP"]["value"][3] is rule["AP"]["low"][3] is None

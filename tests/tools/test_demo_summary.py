@@ -42,7 +42,7 @@ def labelled_videos(data: Path):
 
 
 def write_stage(run: Path, data: Path, stage: str, *, ignorant_of: list[int]) -> None:
-    evaluator = DetectionEvaluator(num_classes=len(CLASSES), ground_truth=data / "ground_truth.csv")
+    evaluator = DetectionEvaluator(num_classes=len(CLASSES), truth=read_ground_truth(data / "ground_truth.csv"))
     for video, n, labels in labelled_videos(data):
         labels = labels[: n // STRIDE * STRIDE]
         scores = labels * 0.9

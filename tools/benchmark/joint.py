@@ -47,6 +47,7 @@ class Step:
         options = {"num_classes": CLASSES, "variant": VARIANT, "checkpoint_activations": case.checkpointed}
         with device:
             self.net = CoarseFineNet(fine=FineNet(**options), coarse=CoarseNet(**options), fine_frozen=case.fine_frozen)
+            cpu_kernels.install(self.net)
             window = FINE_PER_COARSE * frames
             clip, fine_clip = (torch.randn(1, T, SIZE, SIZE, 3).permute(0, 4, 1, 2, 3) for T in (frames, window))
             self.inputs = clip, fine_clip, torch.ones(1, window), torch.zeros(1, dtype=torch.long)

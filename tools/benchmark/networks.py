@@ -100,10 +100,8 @@ def length_row(name: str, frames: int) -> str:
 
 
 def measure(case: Case, setting: Setting) -> Result:
-    """One row. It changes this process for good where it is `plain`."""
-    if case.plain:
-        _without_cpu_routes()
-    else:
+    """One row."""
+    if not case.plain:
         cpu_kernels.ask_for_huge_pages()
     torch.manual_seed(0)
     rates = [matrix_rate(setting)]
@@ -138,17 +136,13 @@ def count() -> Result:
     return result
 
 
-def _without_cpu_routes() -> None:
-    """From here on every operation is PyTorch's own, in its default memory layout."""
-    cpu_kernels.applies = lambda x: False
-    cpu_kernels.layout = Tensor.contiguous
-
-
 def _work(case: Case, device: torch.device) -> Callable[[], object]:
     """The function to be timed."""
     build = {"fine": FineNet, "coarse": CoarseNet}[case.stream]
     with device:
         net = build(num_classes=CLASSES, variant=VARIANT, checkpoint_activations=case.checkpointed)
+    if not case.plain:
+        cpu_kernels.install(net)
     inputs = _inputs(case, device)
     return _training_step(net, inputs, case) if case.training else _evaluation(net, inputs, case)
 
