@@ -56,7 +56,7 @@ QUICK_CASES = {name: ROWS[name].runs for name in row_names(quick=True) if isinst
 def test_every_row_of_the_networks(name, case, tiny):
     if case.compiled:
         pytest.skip("compiling takes minutes on a CPU")
-    result = ROWS[name].measure(QUICK)
+    result = ROWS[name].runs(QUICK)
     assert (result["frames"], result["batch"]) == (16, case.batch)
     clip_share = case.batch * 16 / 64
     passes = 3 if "train" in name else 1
@@ -68,7 +68,7 @@ def test_every_row_of_the_networks(name, case, tiny):
 
 
 def test_the_units_multiply_adds():
-    counted = ROWS["multiply_adds"].measure(QUICK)
+    counted = ROWS["multiply_adds"].runs(QUICK)
     assert counted["fine"] == pytest.approx(benchmark_networks.MULTIPLY_ADDS["fine"], rel=1e-3)
     assert 0.5 * benchmark_networks.MULTIPLY_ADDS["coarse"] < counted["coarse"]
     assert counted["coarse"] < benchmark_networks.MULTIPLY_ADDS["coarse"]
@@ -77,7 +77,7 @@ def test_the_units_multiply_adds():
 def test_plain_networks_run_without_our_routes(tiny):
     clip = torch.rand(1, 2, 8, 8, 3).permute(0, 4, 1, 2, 3)
     assert not cpu_kernels.layout(clip).is_contiguous()
-    ROWS["fine_eval_plain"].measure(QUICK)
+    ROWS["fine_eval_plain"].runs(QUICK)
     assert not cpu_kernels.applies(clip)
     assert cpu_kernels.layout(clip).is_contiguous()
 
@@ -125,7 +125,7 @@ def test_rows_are_named_by_what_they_run():
             assert row.runs.checkpointed == ("checkpointed" in options)
     assert {"fine_train_plain", "fine_train_bf16_compiled", "coarse_train_64", "coarse_eval_512"} <= ROWS.keys()
     assert "fine_train_64" not in ROWS  # one clip of 64 frames is fine_train
-    assert all(row.runs.cuda_only for row in CUDA.values())
+    assert all(row.cuda_only for row in CUDA.values())
     assert all(row.work for row in (LINES | CUDA).values())
     assert all("both" not in name and "16" not in name.split("_") for name in row_names(quick=True))
 

@@ -36,7 +36,7 @@ def test_a_row(name):
 
 
 def test_rows_are_measured_and_told():
-    result = replace(JOINT["both_frozen"], runs=replace(JOINT["both_frozen"].runs, frames=4)).measure(Setting(CPU))
+    result = replace(JOINT["both_frozen"].runs, frames=4)(Setting(CPU))
     assert result["gigabytes"] > 0.05
     (line,) = benchmark_table.comparison({"both_frozen": result}, judged=True)
     assert line["work"] == "Both streams, train step, Fine stream frozen"

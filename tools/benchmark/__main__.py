@@ -38,7 +38,7 @@ BUSY = 0.5  # load for each core beyond which times are not to be trusted
 
 def measure(name: str, setting: Setting) -> Result:
     """Measure one row in this process."""
-    return ROWS[name].measure(setting) if ROWS[name].can_run(setting) else NO_CUDA
+    return ROWS[name].runs(setting) if ROWS[name].can_run(setting) else NO_CUDA
 
 
 def measure_all(names: Sequence[str], setting: Setting, threads: int | None) -> dict[str, Result]:

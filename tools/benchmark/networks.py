@@ -55,46 +55,37 @@ class Case:
     most: int = 25
     budget: float = 8.0
 
-    @property
-    def cuda_only(self) -> bool:
-        return self.bf16 or self.compiled
+    def __call__(self, setting: Setting) -> Result:
+        """Measure it. This process is changed for good where it is `plain`."""
+        case = replace(self, frames=self.frames // QUICK) if setting.quick else self
+        if case.plain:
+            _without_cpu_routes()
+        else:
+            cpu_kernels.ask_for_huge_pages()
+        torch.manual_seed(0)
+        if case.stream == "both":  # in one network, of which nothing is published
+            return _seconds_and_gigabytes(case, setting)
+        rates = [matrix_rate(setting)]
+        measured = _seconds_and_gigabytes(case, setting)
+        rates.append(matrix_rate(setting))
+        rate = sum(rates) / 2
+        passes = 3 if case.training else 1
+        floor = 2 * MULTIPLY_ADDS[case.stream] * case.batch * case.frames / FRAMES * passes / rate
+        return measured | {
+            "frames": case.frames,
+            "batch": case.batch,
+            "matrix_rate": rate,
+            "floor_seconds": floor,
+            "times_floor": measured["seconds"] / floor,
+        }
 
 
-def measure(case: Case, setting: Setting) -> Result:
-    """One row. It changes this process for good where it is `plain`."""
-    if setting.quick:
-        case = replace(case, frames=case.frames // QUICK)
-    if case.plain:
-        _without_cpu_routes()
-    else:
-        cpu_kernels.ask_for_huge_pages()
-    torch.manual_seed(0)
-    if case.stream not in MULTIPLY_ADDS:  # nothing is published of both streams in one network
-        seconds, gigabytes = _seconds_and_gigabytes(case, setting)
-        return {"seconds": seconds, "gigabytes": gigabytes}
-    rates = [matrix_rate(setting)]
-    seconds, gigabytes = _seconds_and_gigabytes(case, setting)
-    rates.append(matrix_rate(setting))
-    rate = sum(rates) / 2
-    passes = 3 if case.training else 1
-    floor = 2 * MULTIPLY_ADDS[case.stream] * case.batch * case.frames / FRAMES * passes / rate
-    return {
-        "seconds": seconds,
-        "frames": case.frames,
-        "batch": case.batch,
-        "matrix_rate": rate,
-        "floor_seconds": floor,
-        "times_floor": seconds / floor,
-        "gigabytes": gigabytes,
-    }
-
-
-def _seconds_and_gigabytes(case: Case, setting: Setting) -> tuple[float, float]:
+def _seconds_and_gigabytes(case: Case, setting: Setting) -> Result:
     reset_peak(setting.device)
     net, inputs = network_and_inputs(case, setting.device)
     work = training_step(case, net, inputs) if case.training else _evaluation(case, net, inputs)
     (seconds,) = median_seconds(setting, work, least=case.least, most=case.most, budget=case.budget)
-    return seconds, peak_gigabytes(setting.device)
+    return {"seconds": seconds, "gigabytes": peak_gigabytes(setting.device)}
 
 
 def count(setting: Setting) -> Result:

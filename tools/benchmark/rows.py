@@ -1,32 +1,27 @@
 """All rows of the benchmark: what each runs, how its line reads, and what must hold. A new row is an entry here."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from tools.benchmark import networks
-from tools.benchmark.networks import FRAMES, Case
+from tools.benchmark.networks import FRAMES, Case, count
 from tools.benchmark.timing import Result, Setting
 
 
-@dataclass(frozen=True)
-class Limit:
-    """A bound on one number of a row's result, from above or from below."""
+class Limit(NamedTuple):
+    """A bound on one number of a row's result; `sign` is "<=" or ">="."""
 
     key: str
+    sign: str
+    bound: float
     unit: str
-    at_most: float = math.inf
-    at_least: float = -math.inf
 
     def __str__(self) -> str:
-        sign, bound = ("<=", self.at_most) if self.at_least == -math.inf else (">=", self.at_least)
-        return f"{sign} {bound:g}{self.unit}"
+        return f"{self.sign} {self.bound:g}{self.unit}"
 
     def holds(self, result: Result) -> bool:
-        return self.at_least <= result[self.key] <= self.at_most
-
-
-FLOOR = "{times_floor:.1f}x floor, {seconds:.2f} s, {gigabytes:.2f} GB"
+        value = result[self.key]
+        return value <= self.bound if self.sign == "<=" else value >= self.bound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,28 +29,26 @@ class Row:
     """A row.
 
     Attributes:
-        work: what its line calls it.
         runs: a pass of a network, or a function that measures something else.
+        work: what the row is called in the tables.
         ours: a template over the result.
         beside: another, of the way it stands beside; a network has its `plain` row there.
         published: the published code's figure, from the design document.
         in_quick: measured by --quick too.
+        cuda_only: needs a GPU.
     """
 
-    runs: Case | Callable[[Setting], Result]
+    runs: Callable[[Setting], Result]
     work: str = ""
-    ours: str = FLOOR
+    ours: str = "{times_floor:.1f}x floor, {seconds:.2f} s, {gigabytes:.2f} GB"
     beside: str = ""
     published: str = ""
     limits: tuple[Limit, ...] = ()
     in_quick: bool = True
+    cuda_only: bool = False
 
     def can_run(self, setting: Setting) -> bool:
-        return not (isinstance(self.runs, Case) and self.runs.cuda_only) or setting.device.type == "cuda"
-
-    def measure(self, setting: Setting) -> Result:
-        """Measure it in this process."""
-        return networks.measure(self.runs, setting) if isinstance(self.runs, Case) else self.runs(setting)
+        return setting.device.type == "cuda" or not self.cuda_only
 
 
 def _data(name: str) -> Callable[[Setting], Result]:
@@ -69,18 +62,19 @@ def _data(name: str) -> Callable[[Setting], Result]:
     return measure
 
 
-def _at_most(*, floor: float = math.inf, gigabytes: float = math.inf) -> tuple[Limit, ...]:
-    limits = Limit("times_floor", "x floor", floor), Limit("gigabytes", " GB", gigabytes)
-    return tuple(limit for limit in limits if limit.at_most < math.inf)
+def _floor(bound: float) -> Limit:
+    return Limit("times_floor", "<=", bound, "x floor")
 
 
-def _both(work: str, case: Case) -> Row:
-    return Row(
-        work=f"Both streams, train step, {work}",
-        runs=case,
-        ours="{seconds:.2f} s, {gigabytes:.2f} GB",
-        in_quick=False,
-    )
+def _gigabytes(bound: float) -> Limit:
+    return Limit("gigabytes", "<=", bound, " GB")
+
+
+def _both(work: str, **options: bool) -> Row:
+    """A single step, since it takes many seconds on a CPU."""
+    case = Case(stream="both", training=True, least=1, most=1, **options)
+    ours = "{seconds:.2f} s, {gigabytes:.2f} GB"
+    return Row(work=f"Both streams, train step, {work}", runs=case, ours=ours, in_quick=False)
 
 
 PASSES = {
@@ -89,52 +83,42 @@ PASSES = {
     "coarse_eval": Case(stream="coarse"),
     "coarse_train": Case(stream="coarse", training=True, batch=2),
 }
-BOTH = Case(stream="both", training=True, least=1, most=1)  # a single step, since it takes many seconds on a CPU
-FROZEN = replace(BOTH, fine_frozen=True)
-
+FINE_STEP, COARSE_STEP = PASSES["fine_train"], PASSES["coarse_train"]
+AGAIN = "activations computed again"
 LINES = {  # of the main table
-    "fine_eval": Row(
-        work="Fine, evaluation",
-        runs=PASSES["fine_eval"],
-        published="22x floor",
-        limits=_at_most(floor=4.8),
-    ),
+    "fine_eval": Row(work="Fine, evaluation", runs=PASSES["fine_eval"], published="22x floor", limits=(_floor(4.8),)),
     "fine_train": Row(
         work="Fine, train step",
-        runs=PASSES["fine_train"],
+        runs=FINE_STEP,
         published="32x floor, 6.6 GB",
-        limits=_at_most(floor=10, gigabytes=4.8),
+        limits=(_floor(10), _gigabytes(4.8)),
     ),
     "fine_train_checkpointed": Row(
-        work="the same, activations computed again",
-        runs=replace(PASSES["fine_train"], checkpointed=True),
-        limits=_at_most(floor=13, gigabytes=2.6),
+        work=f"the same, {AGAIN}",
+        runs=replace(FINE_STEP, checkpointed=True),
+        limits=(_floor(13), _gigabytes(2.6)),
     ),
     "coarse_eval": Row(work="Coarse, evaluation", runs=PASSES["coarse_eval"]),
     "coarse_train": Row(
         work="Coarse, train step, B=2",
-        runs=PASSES["coarse_train"],
+        runs=COARSE_STEP,
         published="59x floor, 12.0 GB",
-        limits=_at_most(floor=10.5, gigabytes=5.5),
+        limits=(_floor(10.5), _gigabytes(5.5)),
     ),
     "coarse_train_checkpointed": Row(
-        work="the same, activations computed again",
-        runs=replace(PASSES["coarse_train"], checkpointed=True),
-        limits=_at_most(gigabytes=3.3),
+        work=f"the same, {AGAIN}", runs=replace(COARSE_STEP, checkpointed=True), limits=(_gigabytes(3.3),)
     ),
-    "both_trained": _both("T=64 and T'=128", BOTH),
-    "both_trained_checkpointed": _both("activations computed again", replace(BOTH, checkpointed=True)),
-    "both_frozen": _both("Fine stream frozen", FROZEN),
-    "both_frozen_checkpointed": _both(
-        "Fine stream frozen, activations computed again", replace(FROZEN, checkpointed=True)
-    ),
+    "both_trained": _both("T=64 and T'=128"),
+    "both_trained_checkpointed": _both(AGAIN, checkpointed=True),
+    "both_frozen": _both("Fine stream frozen", fine_frozen=True),
+    "both_frozen_checkpointed": _both(f"Fine stream frozen, {AGAIN}", fine_frozen=True, checkpointed=True),
     "loading": Row(
         work="JPEG files to a normalised clip, one process",
         runs=_data("loading"),
         ours="{seconds:.3f} s, {speedup:.1f} times faster",
         beside="PIL path: {pil_seconds:.3f} s",
         published="the PIL path",
-        limits=(Limit("speedup", " times", at_least=3),),
+        limits=(Limit("speedup", ">=", 3, " times"),),
     ),
     "average_precision": Row(
         work="Average precision of 46,575 x 157 scores",
@@ -142,7 +126,7 @@ LINES = {  # of the main table
         ours="{seconds:.3f} s",
         beside="an argsort a class: {argsort_seconds:.3f} s",
         published="0.78 s",
-        limits=(Limit("seconds", " s", at_most=0.25),),
+        limits=(Limit("seconds", "<=", 0.25, " s"),),
     ),
     "feature_store": Row(
         work="Feature store, a video of 75 frames",
@@ -151,10 +135,7 @@ LINES = {  # of the main table
         "{window_milliseconds:.2f} ms for 32 frames of the widest level",
         beside="5 pickled files: {pickled_megabytes:.2f} MB, {pickled_milliseconds:.2f} ms",
         published="11.65 MB, 3.1 ms",
-        limits=(
-            Limit("share", " of the bytes", at_most=0.5),
-            Limit("window_milliseconds", " ms a window", at_most=1),
-        ),
+        limits=(Limit("share", "<=", 0.5, " of the bytes"), Limit("window_milliseconds", "<=", 1, " ms a window")),
     ),
 }
 PLAIN = {f"{name}_plain": replace(LINES[name], runs=replace(case, plain=True)) for name, case in PASSES.items()}
@@ -162,11 +143,12 @@ CUDA = {
     f"{name}_{suffix}": Row(
         work=f"{LINES[name].work}, {suffix.replace('_', ', ')}",
         runs=replace(case, bf16="bf16" in suffix, compiled="compiled" in suffix),
+        cuda_only=True,
     )
     for name, case in PASSES.items()
     for suffix in ("bf16", "compiled", "bf16_compiled")
 }
-OTHERS = {"multiply_adds": Row(runs=networks.count), "loader_worker": Row(runs=_data("worker"))}
+OTHERS = {"multiply_adds": Row(runs=count), "loader_worker": Row(runs=_data("worker"))}
 
 LENGTHS = {  # T at which a row's growth is looked at, one clip at a time
     "fine_eval": (16, 32, 64, 128, 256, 512),
