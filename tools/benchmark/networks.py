@@ -7,26 +7,25 @@ needing fewer counts as speed.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from configs.schema import Coarse, Config, Fine, Model
-from engine.networks import build_coarse, build_coarse_fine, build_fine
+from configs.schema import Coarse, Config, Fine
 from engine.optim import make_optimizer
-from models import cpu_kernels, prepare_for_inference
+from models import CoarseFineNet, CoarseNet, FineNet, cpu_kernels, prepare_for_inference
 from models.losses import detection_loss
 from models.x3d import VARIANTS
 from tools.benchmark.timing import Result, Setting, matrix_rate, median_seconds, peak_gigabytes, reset_peak
 
-VARIANT: Literal["M", "tiny"] = "M"
-SIZE, CLASSES = 224, 157
+VARIANT, SIZE, CLASSES = "M", 224, 157
 FRAMES = 64
 FINE_PER_COARSE = 2  # T' = 128 feature frames beside a clip of T = 64
 LABELS_PER_FRAME = 10
 MULTIPLY_ADDS = {"fine": 19.0e9, "coarse": 12.7e9}  # of one clip of 64 frames, as published; `count` has ours
 QUICK = 4  # a quick row has this many times fewer frames
+Stream = TypeVar("Stream", FineNet, CoarseNet)
 Inputs = tuple[Any, ...]  # a network's arguments: tensors, and a dict of them
 
 
@@ -92,10 +91,9 @@ def count(setting: Setting) -> Result:
     """Multiply-adds of one evaluated clip of 64 frames as our networks do it, counted without computing any."""
     from tools.complexity.count import count_coarse, count_fine  # not at the top: memory that would count as theirs
 
-    config = Config(model=Model(variant=VARIANT))
     return {
-        "fine": count_fine(config, FRAMES).total,
-        "coarse": count_coarse(config, FRAMES, FINE_PER_COARSE * FRAMES).total,
+        "fine": count_fine(Config(), FRAMES).total,
+        "coarse": count_coarse(Config(), FRAMES, FINE_PER_COARSE * FRAMES).total,
     }
 
 
@@ -107,14 +105,9 @@ def _without_cpu_routes() -> None:
 
 def network_and_inputs(case: Case, device: torch.device) -> tuple[nn.Module, Inputs]:
     """The network, and what it takes, in the memory that `datasets.batch.prepare` leaves clips in: (B,T,H,W,3)."""
-    config = Config(
-        model=Model(variant=VARIANT, checkpoint_activations=case.checkpointed),
-        coarse=Coarse(fine_frozen=case.fine_frozen),
-    )
-    build = {"fine": build_fine, "coarse": build_coarse, "both": build_coarse_fine}[case.stream]
     B, T, window = case.batch, case.frames, FINE_PER_COARSE * case.frames
     with device:
-        net = build(config)
+        net = _network(case)
         clip = _clip(B, T)
         if case.stream == "fine":
             return net, (clip,)
@@ -124,6 +117,17 @@ def network_and_inputs(case: Case, device: torch.device) -> tuple[nn.Module, Inp
         else:
             fine = _clip(B, window)
         return net, (clip, fine, torch.ones(B, window), torch.zeros(B, dtype=torch.long))
+
+
+def _network(case: Case) -> nn.Module:
+    if case.stream == "both":
+        fine, coarse = _stream(FineNet, case), _stream(CoarseNet, case)
+        return CoarseFineNet(fine=fine, coarse=coarse, fine_frozen=case.fine_frozen)
+    return _stream(FineNet, case) if case.stream == "fine" else _stream(CoarseNet, case)
+
+
+def _stream(kind: type[Stream], case: Case) -> Stream:
+    return kind(num_classes=CLASSES, variant=VARIANT, checkpoint_activations=case.checkpointed)
 
 
 def _clip(B: int, T: int) -> Tensor:
