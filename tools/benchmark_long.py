@@ -11,7 +11,6 @@ workers. The video is generated: a few JPEG frames of Charades' size, linked to 
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from models import CoarseNet, FineNet, save_official
 from models.x3d import VARIANTS
 from tools.benchmark.data import jpeg_videos
 from tools.benchmark.table import format_table
-from tools.benchmark.timing import machine
+from tools.benchmark.timing import machine, resident_gigabytes, why_it_failed
 
 PROJECT = Path(__file__).resolve().parents[1]
 FPS, STRIDE = 24, 10
@@ -112,10 +111,9 @@ def measure(arguments: Sequence[str]) -> tuple[float, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             said.seek(0)
-            lines = said.read().decode(errors="replace").split("\n")
-            why = next((line for line in reversed(lines) if line), f"exit status {process.returncode} (out of memory?)")
+            why = why_it_failed(said.read().decode(errors="replace"), process.returncode)
             raise InputError(f"{arguments[1]}: {why}")
-    return time.perf_counter() - begun, usage.ru_maxrss * (1 if platform.system() == "Darwin" else 1024) / 1e9
+    return time.perf_counter() - begun, resident_gigabytes(usage)
 
 
 def rows(minutes: Sequence[float], whole: float, window: int) -> list[Row]:

@@ -1,7 +1,6 @@
 """The benchmark: each row runs, its unit is right, and the tables say what was measured."""
 
 import json
-from string import Formatter
 
 import numpy as np
 import pytest
@@ -15,6 +14,8 @@ from tools.benchmark import __main__ as benchmark
 from tools.benchmark import data as benchmark_data
 from tools.benchmark import networks as benchmark_networks
 from tools.benchmark import table as benchmark_table
+from tools.benchmark.networks import Case
+from tools.benchmark.rows import CUDA, LINES, ROWS, length_row, row_names
 from tools.benchmark.timing import Setting, matrix_rate, median_seconds
 
 QUICK = Setting(torch.device("cpu"), quick=True)
@@ -46,21 +47,26 @@ def tiny(monkeypatch):
     monkeypatch.setattr(benchmark_networks, "matrix_rate", lambda setting: 1e9)
 
 
-@pytest.mark.parametrize(("row", "case"), benchmark_networks.cases(quick=True).items())
-def test_every_row_of_the_networks(row, case, tiny):
+QUICK_CASES = {name: ROWS[name].runs for name in row_names(quick=True) if isinstance(ROWS[name].runs, Case)}
+
+
+@pytest.mark.parametrize(("name", "case"), QUICK_CASES.items())
+def test_every_row_of_the_networks(name, case, tiny):
     if case.compiled:
         pytest.skip("compiling takes minutes on a CPU")
-    result = benchmark_networks.measure(case, QUICK)
-    clip_share = case.batch * case.frames / 64
-    passes = 3 if "train" in row else 1
-    per_clip = 19.0 if "fine" in row else 12.7
+    result = ROWS[name].runs(QUICK)
+    assert (result["frames"], result["batch"]) == (16, case.batch)
+    clip_share = case.batch * 16 / 64
+    passes = 3 if "train" in name else 1
+    per_clip = 19.0 if "fine" in name else 12.7
     assert result["floor_seconds"] == pytest.approx(2 * per_clip * passes * clip_share)  # of 1e9 operations a second
     assert result["times_floor"] == pytest.approx(result["seconds"] / result["floor_seconds"])
     assert result["gigabytes"] > 0.05
+    assert "x floor" in ROWS[name].ours.format_map(result)
 
 
 def test_the_units_multiply_adds():
-    counted = benchmark_networks.count()
+    counted = ROWS["multiply_adds"].runs(QUICK)
     assert counted["fine"] == pytest.approx(benchmark_networks.MULTIPLY_ADDS["fine"], rel=1e-3)
     assert 0.5 * benchmark_networks.MULTIPLY_ADDS["coarse"] < counted["coarse"]
     assert counted["coarse"] < benchmark_networks.MULTIPLY_ADDS["coarse"]
@@ -70,7 +76,7 @@ def test_the_units_multiply_adds():
 def test_only_plain_networks_run_without_our_operations(row, tiny, monkeypatch):
     calls, forward = [], cpu_kernels.CpuConv3d.forward
     monkeypatch.setattr(cpu_kernels.CpuConv3d, "forward", lambda conv, x: calls.append(conv) or forward(conv, x))
-    benchmark_networks.measure(benchmark_networks.cases(quick=True)[row], QUICK)
+    ROWS[row].runs(QUICK)
     assert (not calls) == row.endswith("plain")
 
 
@@ -106,12 +112,20 @@ def made_up(row, **values):
     return {row: {"seconds": 1.0, "times_floor": 4.0, "gigabytes": 2.0, "frames": 64, "batch": 1, **values}}
 
 
-def test_lines_speak_of_rows_that_exist():
-    lines = [*benchmark_table.LINES, *benchmark_table.CUDA_LINES]
-    fields = {name for line in lines for text in (line.ours, line.beside) for _, name, *_ in Formatter().parse(text)}
-    rows = {name.partition("[")[0] for name in fields if name} | {limit.row for line in lines for limit in line.limits}
-    assert rows <= set(benchmark.row_names(quick=False))
-    assert "fine_train_plain" in rows
+def test_rows_are_named_by_what_they_run():
+    for name, row in ROWS.items():
+        if isinstance(row.runs, Case):
+            stream, work, *options = name.split("_")
+            if stream != "both":
+                assert (row.runs.stream, row.runs.training) == (stream, work == "train")
+                assert row.runs.plain == ("plain" in options)
+                assert (row.runs.bf16, row.runs.compiled) == ("bf16" in options, "compiled" in options)
+            assert row.runs.checkpointed == ("checkpointed" in options)
+    assert {"fine_train_plain", "fine_train_bf16_compiled", "coarse_train_64", "coarse_eval_512"} <= ROWS.keys()
+    assert "fine_train_64" not in ROWS  # one clip of 64 frames is fine_train
+    assert all(row.cuda_only for row in CUDA.values())
+    assert all(row.work for row in (LINES | CUDA).values())
+    assert all("both" not in name and "16" not in name.split("_") for name in row_names(quick=True))
 
 
 def test_limits():
@@ -137,7 +151,7 @@ def test_what_was_measured_stands_beside():
 def test_growth_of_a_straight_line():
     results = {}
     for T in (16, 32, 64):
-        row = benchmark_networks.length_row("fine_train", T)
+        row = length_row("fine_train", T)
         results |= made_up(row, seconds=0.5 + 0.01 * T, gigabytes=1 + 0.05 * T)
     (line,) = benchmark_table.growth(results)
     assert line["T"] == "16 32 64"

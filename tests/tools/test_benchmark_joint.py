@@ -1,40 +1,46 @@
 """The benchmark's rows of both streams: each trains what it says, and stands in the table."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from tools.benchmark import __main__ as benchmark
-from tools.benchmark import joint as benchmark_joint
+from tools.benchmark import networks
 from tools.benchmark import table as benchmark_table
+from tools.benchmark.networks import Case
+from tools.benchmark.rows import ROWS, row_names
 from tools.benchmark.timing import Setting
 
 CPU = torch.device("cpu")
+JOINT = {name: row for name, row in ROWS.items() if isinstance(row.runs, Case) and row.runs.stream == "both"}
 
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    for name, value in {"VARIANT": "tiny", "SIZE": 64, "FRAMES": 4}.items():
-        monkeypatch.setattr(benchmark_joint, name, value)
+    monkeypatch.setattr(networks, "VARIANT", "tiny")
+    monkeypatch.setattr(networks, "SIZE", 64)
 
 
-@pytest.mark.parametrize("row", benchmark_joint.ROWS)
-def test_a_row(row):
-    case = benchmark_joint.ROWS[row]
-    step = benchmark_joint.Step(case, CPU, frames=4)
-    assert [x.shape[2] for x in step.inputs[:2]] == [4, 8]
-    before = {name: p.clone() for name, p in step.net.named_parameters()}
-    step()
-    streams = {name.partition(".")[0] for name, p in step.net.named_parameters() if not torch.equal(p, before[name])}
+@pytest.mark.parametrize("name", JOINT)
+def test_a_row(name):
+    case = replace(JOINT[name].runs, frames=4)
+    net, inputs = networks.network_and_inputs(case, CPU)
+    assert [x.shape[2] for x in inputs[:2]] == [4, 8]
+    before = {name: p.clone() for name, p in net.named_parameters()}
+    networks.training_step(case, net, inputs)()
+    streams = {name.partition(".")[0] for name, p in net.named_parameters() if not torch.equal(p, before[name])}
     assert streams == ({"coarse"} if case.fine_frozen else {"fine", "coarse"})
-    assert step.net.coarse.backbone.stages[0].checkpoint_activations == case.checkpointed
-    assert ("frozen" in row, "checkpointed" in row) == (case.fine_frozen, case.checkpointed)
+    assert net.coarse.backbone.stages[0].checkpoint_activations == case.checkpointed
+    assert ("frozen" in name, "checkpointed" in name) == (case.fine_frozen, case.checkpointed)
+    assert (case.least, case.most) == (1, 1)
 
 
 def test_rows_are_measured_and_told():
-    result = benchmark.measure("both_frozen", Setting(CPU))
+    result = replace(JOINT["both_frozen"].runs, frames=4)(Setting(CPU))
     assert result["gigabytes"] > 0.05
     (line,) = benchmark_table.comparison({"both_frozen": result}, judged=True)
     assert line["work"] == "Both streams, train step, Fine stream frozen"
     assert line["ours"] == f"{result['seconds']:.2f} s, {result['gigabytes']:.2f} GB"
-    assert set(benchmark_joint.ROWS) <= set(benchmark.row_names(quick=False))
-    assert not set(benchmark_joint.ROWS) & set(benchmark.row_names(quick=True))
+    assert len(JOINT) == 4
+    assert JOINT.keys() <= set(row_names(quick=False))
+    assert not JOINT.keys() & set(row_names(quick=True))

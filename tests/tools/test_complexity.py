@@ -109,7 +109,7 @@ def test_ours_beside_the_papers(tmp_path, capsys):
 
 
 def test_a_difference_without_a_reason_is_said():
-    lines = list(complexity.comparison(Config(), [{"name": "X", "paper": 50, "as_published": 40.0, "ours": 40.0}]))
+    lines = list(complexity.comparison([{"name": "X", "paper": 50, "as_published": 40.0, "ours": 40.0}]))
     assert lines[2].endswith("not explained")
 
 

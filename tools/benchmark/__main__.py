@@ -21,66 +21,48 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from common.arguments import COUNT, POSITIVE, Parser, check_outputs, exit_status
 from common.errors import InputError
-from common.files import write_text
-from tools.benchmark import joint, networks, table
-from tools.benchmark.timing import Result, Setting, machine
+from common.files import write_json
+from tools.benchmark import table
+from tools.benchmark.rows import ROWS, row_names
+from tools.benchmark.timing import Result, Setting, machine, why_it_failed
 
 PROJECT = Path(__file__).resolve().parents[2]
-DATA_ROWS = ("loading", "loader_worker", "average_precision", "feature_store")
 NO_CUDA = {"failed": "not run: no CUDA device"}
 BUSY = 0.5  # load for each core beyond which times are not to be trusted
 
 
-def row_names(*, quick: bool) -> list[str]:
-    """Every row, in the order of measurement."""
-    return ["multiply_adds", *DATA_ROWS, *networks.cases(quick=quick), *([] if quick else joint.ROWS)]
-
-
-def measure(row: str, setting: Setting) -> Result:
+def measure(name: str, setting: Setting) -> Result:
     """Measure one row in this process."""
-    if row == "multiply_adds":
-        return networks.count()
-    if row in DATA_ROWS:
-        from tools.benchmark import data  # not at the top: torchvision's 0.2 GB would count as the networks'
-
-        return data.ROWS[row](setting)
-    if row in joint.ROWS:
-        return joint.measure(joint.ROWS[row], setting)
-    case = networks.cases(quick=setting.quick)[row]
-    return NO_CUDA if case.cuda_only and setting.device.type != "cuda" else networks.measure(case, setting)
+    return ROWS[name].runs(setting) if ROWS[name].can_run(setting) else NO_CUDA
 
 
-def measure_all(rows: Sequence[str], setting: Setting, threads: int | None) -> dict[str, Result]:
+def measure_all(names: Sequence[str], setting: Setting, threads: int | None) -> dict[str, Result]:
     """Measure each row in a process of its own; a line of progress for each."""
-    cases, results = networks.cases(quick=setting.quick), {}
-    for number, row in enumerate(rows, 1):
+    results = {}
+    for number, name in enumerate(names, 1):
         begun = time.perf_counter()
-        if row in cases and cases[row].cuda_only and setting.device.type != "cuda":
-            results[row] = NO_CUDA
-        else:
-            results[row] = _in_a_process(row, setting, threads)
+        row = ROWS.get(name)
+        results[name] = NO_CUDA if row and not row.can_run(setting) else _in_a_process(name, setting, threads)
         seconds = time.perf_counter() - begun
-        print(f"[{number}/{len(rows)}, {seconds:.0f} s] {row}: {table.summary(results[row])}", flush=True)
+        print(f"[{number}/{len(names)}, {seconds:.0f} s] {name}: {table.summary(results[name])}", flush=True)
     return results
 
 
-def _in_a_process(row: str, setting: Setting, threads: int | None) -> Result:
+def _in_a_process(name: str, setting: Setting, threads: int | None) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "result.json")
         gpu = "cpu" if setting.device.type == "cpu" else str(setting.device.index)
-        command = [sys.executable, "-m", "tools.benchmark", "--only", row, "--json", str(file), "-gpu", gpu]
+        command = [sys.executable, "-m", "tools.benchmark", "--only", name, "--json", str(file), "-gpu", gpu]
         command += ["--quick"] * setting.quick + (["--threads", str(threads)] if threads else [])
         done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
         if done.returncode:
-            last = done.stderr.strip().rpartition("\n")[2]
-            return {"failed": f"failed: {last or f'ended by signal {-done.returncode} (out of memory?)'}"}
-        return json.loads(file.read_text())["rows"][row]
+            return {"failed": f"failed: {why_it_failed(done.stderr, done.returncode)}"}
+        return json.loads(file.read_text())["rows"][name]
 
 
 def report(results: dict[str, Result], setting: Setting, entered: tuple[float, int] | None, *, markdown: bool) -> str:
@@ -119,11 +101,11 @@ def run(arguments: argparse.Namespace) -> int:
         results = measure_all(row_names(quick=setting.quick), setting, arguments.threads)
     if setting.quick:
         print("\nQuick: short clips and few repetitions, so these figures are not to be compared with the limits.")
-    print(f"\n{report(results, setting, arguments.entered, markdown=arguments.markdown)}")
+    entered = (arguments.step_seconds, arguments.step_clips) if arguments.step_seconds else None
+    print(f"\n{report(results, setting, entered, markdown=arguments.markdown)}")
     if arguments.json:
-        contents: dict[str, Any] = {"machine": about, "quick": setting.quick, "rows": results}
-        write_text(arguments.json, json.dumps(contents, indent=1) + "\n")
-    return int(any(r is not NO_CUDA and "failed" in r for r in results.values()))
+        write_json(arguments.json, {"machine": about, "quick": setting.quick, "rows": results})
+    return int(any(result is not NO_CUDA and "failed" in result for result in results.values()))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -149,7 +131,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if gpu != "cpu" and not (gpu.isdecimal() and int(gpu) < available):
         parser.error(f"-gpu {gpu}: this machine has {available} CUDA devices; use -gpu cpu or a lower number")
     arguments.gpu = torch.device("cpu") if gpu == "cpu" else torch.device("cuda", int(gpu))
-    arguments.entered = (arguments.step_seconds, arguments.step_clips) if arguments.step_seconds else None
     return arguments
 
 

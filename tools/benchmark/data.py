@@ -16,11 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.annotations import Video
-from datasets.batch import Loader, Preparer
+from datasets.batch import Loader
 from datasets.clips import TrainClips, VideoFrames
 from datasets.features import FeatureStore, FeatureWriter, Settings
 from datasets.frames import frame_path, get_decoder, read_frames
-from datasets.transforms import MEAN, STD, View, augmented_view, render
+from datasets.transforms import MEAN, STD, View, augmented_view, normalise, render
 from eval.average_precision import average_precision
 from models.x3d import VARIANTS
 from tools.benchmark.timing import Result, Setting, median_seconds
@@ -53,8 +53,8 @@ def _clouds(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     picture = np.zeros((height, width, 3), np.float32)
     for octave in range(1, 8):
         noise = rng.standard_normal((4, math.ceil(height / 2**octave) + 1, math.ceil(width / 2**octave) + 1))
-        layers = [Image.fromarray(x.astype(np.float32)).resize((width, height), Image.BICUBIC) for x in noise]
-        grey, *colours = (np.asarray(layer) for layer in layers)
+        layers = [Image.fromarray(x.astype(np.float32)) for x in noise]
+        grey, *colours = (np.asarray(layer.resize((width, height), Image.Resampling.BICUBIC)) for layer in layers)
         picture += 1.5**octave * (grey[..., None] + 0.3 * np.stack(colours, -1))
     return np.clip(110 + 50 * picture / picture.std(), 0, 255).astype(np.uint8)
 
@@ -66,16 +66,17 @@ def loading(setting: Setting) -> Result:
     """A clip from its JPEG files to the normalised tensor: ours, and frame by frame with PIL; one thread each."""
     torch.set_num_threads(1)  # as in a loader's worker
     frames = FRAMES // 4 if setting.quick else FRAMES
-    decode, prepare = get_decoder(), Preparer()
+    decode = get_decoder()
     view = augmented_view(np.random.default_rng(0), WIDTH, HEIGHT, SIZE)._replace(flip=True)
     with jpeg_videos(1, frames) as root:
         paths = [frame_path(root, "v0", k + 1) for k in range(frames)]
 
-        def ours() -> Tensor:
+        def ours(buffer: Tensor | None = None) -> Tensor:
             clip = render(read_frames(root, "v0", range(1, frames + 1), decode), view, SIZE)
-            return prepare({"clip": clip[None], "frames": torch.tensor([frames])}, CPU)["clip"]
+            return normalise(clip[None], [frames], buffer)
 
-        seconds, pil_seconds = _medians(setting, ours, lambda: pil_clip(paths, view))
+        buffer = ours()  # which the clips after it overwrite, as in training
+        seconds, pil_seconds = _medians(setting, lambda: ours(buffer), lambda: pil_clip(paths, view))
         kilobytes = sum(path.stat().st_size for path in paths) / frames / 1e3
     return {
         "seconds": seconds,
@@ -94,9 +95,9 @@ def pil_clip(paths: list[Path], view: View) -> Tensor:
     for path in paths:
         with Image.open(path) as file:
             image = file.convert("RGB").crop((left, top, left + side, top + side))
-        image = image.resize((SIZE, SIZE), Image.BILINEAR)
+        image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
         if flip:
-            image = image.transpose(Image.FLIP_LEFT_RIGHT)
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         frame = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)
         frames.append(frame.sub_(mean).div_(std))
     return torch.stack(frames, 1)[None]
@@ -109,7 +110,8 @@ def worker(setting: Setting) -> Result:
     with jpeg_videos(2, frames + SPARE_FRAMES) as root:
         videos = [VideoFrames(Video(f"v{i}", "training", 30.0, ()), frames + SPARE_FRAMES) for i in range(2)]
         dataset = TrainClips(videos, root, seed=0, clip_span=frames, num_classes=CLASSES, size=SIZE, stride=1)
-        loader = Loader(dataset, [[(epoch, epoch % 2)] for epoch in range(clips)], workers=1)
+        keys: list[list[tuple[int, ...]]] = [[(epoch, epoch % 2)] for epoch in range(clips)]
+        loader = Loader(dataset, keys, workers=1)
         list(loader)  # the process starts, files get into the cache
         (seconds,) = _medians(setting, lambda: list(loader))
     return {"seconds": seconds / clips, "frames": frames, "clips": clips}
@@ -190,6 +192,3 @@ def _read(reader: FeatureStore, start: int, stop: int, levels: Iterable[str]) ->
 def _medians(setting: Setting, *works: Callable[[], object]) -> list[float]:
     """These rows run on the CPU, whatever the networks' device."""
     return median_seconds(Setting(CPU, setting.quick), *works, most=200, budget=6.0)
-
-
-ROWS = {"loading": loading, "loader_worker": worker, "average_precision": precision, "feature_store": store}

@@ -1,19 +1,20 @@
-"""The benchmark's rows of the two networks: seconds, times the floor, and peak memory of one forward pass or one step.
+"""Measures the networks: seconds, times the floor, and peak memory of one forward pass or one optimizer step.
 
-The floor of a row is what its multiply-adds would take at the rate of a large matrix product, measured beside it; a
+The floor of a pass is what its multiply-adds would take at the rate of a large matrix product, measured beside it; a
 training step counts as three forward passes. The multiply-adds are those of the published networks, so that a way of
 needing fewer counts as speed.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from configs.schema import Coarse, Fine
+from configs.schema import Coarse, Config, Fine
 from engine.step import make_optimizer
-from models import CoarseNet, FineNet, cpu_kernels, prepare_for_inference
+from models import CoarseFineNet, CoarseNet, FineNet, cpu_kernels, prepare_for_inference
 from models.losses import detection_loss
 from models.x3d import VARIANTS
 from tools.benchmark.timing import Result, Setting, matrix_rate, median_seconds, peak_gigabytes, reset_peak
@@ -23,168 +24,146 @@ FRAMES = 64
 FINE_PER_COARSE = 2  # T' = 128 feature frames beside a clip of T = 64
 LABELS_PER_FRAME = 10
 MULTIPLY_ADDS = {"fine": 19.0e9, "coarse": 12.7e9}  # of one clip of 64 frames, as published; `count` has ours
-EVALUATION_LENGTHS = (16, 32, 64, 128, 256, 512)
-TRAINING_LENGTHS = (16, 32, 64, 128)
+QUICK = 4  # a quick row has this many times fewer frames
+Stream = TypeVar("Stream", FineNet, CoarseNet)
+Inputs = tuple[Any, ...]  # a network's arguments: tensors, and a dict of them
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What one row runs. `plain`: by PyTorch's own kernels, in its own layout, norms not folded; `brief`: with fewer
-    repetitions, as one of a series."""
+    """A forward pass in evaluation, or an optimizer step.
 
-    stream: str
-    training: bool
+    Attributes:
+        stream: "both" is the network that holds both streams; its Fine stream sees 2 `frames`.
+        fine_frozen: of both streams, train the Coarse one alone.
+        checkpointed: with activation checkpointing.
+        plain: by PyTorch's own kernels, in its own memory layout, norms not folded.
+        least, most, budget: how often it is repeated, see `median_seconds`.
+    """
+
+    stream: Literal["fine", "coarse", "both"]
+    training: bool = False
     batch: int = 1
     frames: int = FRAMES
+    fine_frozen: bool = False
     checkpointed: bool = False
     plain: bool = False
     bf16: bool = False
     compiled: bool = False
-    brief: bool = False
+    least: int = 3
+    most: int = 25
+    budget: float = 8.0
 
-    @property
-    def cuda_only(self) -> bool:
-        return self.bf16 or self.compiled
-
-    @property
-    def multiply_adds(self) -> float:
-        """Of the whole row; both networks' are proportional to the frames."""
-        passes = 3 if self.training else 1
-        return MULTIPLY_ADDS[self.stream] * self.batch * self.frames / FRAMES * passes
-
-
-def cases(*, quick: bool) -> dict[str, Case]:
-    """All rows by name. Quick ones have a quarter of the frames, and no series of lengths."""
-    shrink = 4 if quick else 1
-    evaluation = {f"{stream}_eval": Case(stream=stream, training=False) for stream in MULTIPLY_ADDS}
-    training = {
-        "fine_train": Case(stream="fine", training=True),
-        "coarse_train": Case(stream="coarse", training=True, batch=2),
-    }
-    rows = {}
-    for name, case in (evaluation | training).items():
-        case = replace(case, frames=case.frames // shrink)
-        rows[name] = case
-        if case.training:
-            rows[f"{name}_checkpointed"] = replace(case, checkpointed=True)
-        rows[f"{name}_plain"] = replace(case, plain=True)
-        for suffix, options in CUDA_OPTIONS.items():
-            rows[f"{name}_{suffix}"] = replace(case, **options)
-    if not quick:
-        for name, lengths in series().items():
-            brief = replace(rows[name], batch=1, brief=True)
-            for T in lengths:
-                rows.setdefault(length_row(name, T), replace(brief, frames=T))
-    return rows
+    def __call__(self, setting: Setting) -> Result:
+        """Measure it."""
+        case = replace(self, frames=self.frames // QUICK) if setting.quick else self
+        if not case.plain:
+            cpu_kernels.ask_for_huge_pages()
+        torch.manual_seed(0)
+        if case.stream == "both":  # in one network, of which nothing is published
+            return _seconds_and_gigabytes(case, setting)
+        rates = [matrix_rate(setting)]
+        measured = _seconds_and_gigabytes(case, setting)
+        rates.append(matrix_rate(setting))
+        rate = sum(rates) / 2
+        passes = 3 if case.training else 1
+        floor = 2 * MULTIPLY_ADDS[case.stream] * case.batch * case.frames / FRAMES * passes / rate
+        return measured | {
+            "frames": case.frames,
+            "batch": case.batch,
+            "matrix_rate": rate,
+            "floor_seconds": floor,
+            "times_floor": measured["seconds"] / floor,
+        }
 
 
-CUDA_OPTIONS = {
-    "bf16": {"bf16": True},
-    "compiled": {"compiled": True},
-    "bf16_compiled": {"bf16": True, "compiled": True},
-}
-
-
-def series() -> dict[str, tuple[int, ...]]:
-    """The lengths T at which a row's growth is looked at, one clip at a time."""
-    return {
-        f"{stream}_{work}": lengths
-        for work, lengths in (("eval", EVALUATION_LENGTHS), ("train", TRAINING_LENGTHS))
-        for stream in MULTIPLY_ADDS
-    }
-
-
-def length_row(name: str, frames: int) -> str:
-    """The row of a series; the one of 64 frames stands in the main table already, but for that of a batch of 2."""
-    return name if frames == FRAMES and name != "coarse_train" else f"{name}_{frames}"
-
-
-def measure(case: Case, setting: Setting) -> Result:
-    """One row."""
-    if not case.plain:
-        cpu_kernels.ask_for_huge_pages()
-    torch.manual_seed(0)
-    rates = [matrix_rate(setting)]
+def _seconds_and_gigabytes(case: Case, setting: Setting) -> Result:
     reset_peak(setting.device)
-    repetitions = {"least": 2, "budget": 3.0} if case.brief else {}
-    (seconds,) = median_seconds(setting, _work(case, setting.device), **repetitions)
-    gigabytes = peak_gigabytes(setting.device)
-    rates.append(matrix_rate(setting))
-    floor = 2 * case.multiply_adds / (sum(rates) / 2)
-    return {
-        "seconds": seconds,
-        "frames": case.frames,
-        "batch": case.batch,
-        "matrix_rate": sum(rates) / 2,
-        "floor_seconds": floor,
-        "times_floor": seconds / floor,
-        "gigabytes": gigabytes,
-    }
-
-
-def count() -> Result:
-    """Multiply-adds of one evaluated clip of 64 frames as our networks do it, counted without computing any."""
-    # Not at the top: 0.1 GB that would count as the networks'.
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.utils.flop_counter import FlopCounterMode
-
-    result = {}
-    for stream in MULTIPLY_ADDS:
-        with FakeTensorMode(), FlopCounterMode(display=False) as counter:
-            _work(Case(stream=stream, training=False, plain=True), torch.device("cpu"))()
-        result[stream] = counter.get_total_flops() / 2
-    return result
-
-
-def _work(case: Case, device: torch.device) -> Callable[[], object]:
-    """The function to be timed."""
-    build = {"fine": FineNet, "coarse": CoarseNet}[case.stream]
-    with device:
-        net = build(num_classes=CLASSES, variant=VARIANT, checkpoint_activations=case.checkpointed)
+    net, inputs = network_and_inputs(case, setting.device)
     if not case.plain:
         cpu_kernels.install(net)
-    inputs = _inputs(case, device)
-    return _training_step(net, inputs, case) if case.training else _evaluation(net, inputs, case)
+    work = training_step(case, net, inputs) if case.training else _evaluation(case, net, inputs)
+    (seconds,) = median_seconds(setting, work, least=case.least, most=case.most, budget=case.budget)
+    return {"seconds": seconds, "gigabytes": peak_gigabytes(setting.device)}
 
 
-def _inputs(case: Case, device: torch.device) -> tuple:
-    """What the network takes, in the memory that `datasets.batch.prepare` leaves it in: clips (B,T,H,W,3)."""
-    B, T = case.batch, case.frames
-    clip = torch.randn(B, T, SIZE, SIZE, 3, device=device).permute(0, 4, 1, 2, 3)
-    if case.stream == "fine":
-        return (clip,)
-    length = FINE_PER_COARSE * T
-    channels = VARIANTS[VARIANT].feature_channels
-    features = {level: torch.rand(B, C, length, 7, 7, device=device) for level, C in channels.items()}
-    return clip, features, torch.ones(B, length, device=device), torch.zeros(B, dtype=torch.long, device=device)
+def count(setting: Setting) -> Result:
+    """Multiply-adds of one evaluated clip of 64 frames as our networks do it, counted without computing any."""
+    from tools.complexity.count import count_coarse, count_fine  # not at the top: memory that would count as theirs
+
+    return {
+        "fine": count_fine(Config(), FRAMES).total,
+        "coarse": count_coarse(Config(), FRAMES, FINE_PER_COARSE * FRAMES).total,
+    }
 
 
-def _evaluation(net: nn.Module, inputs: tuple, case: Case) -> Callable[[], Tensor]:
+def network_and_inputs(case: Case, device: torch.device) -> tuple[nn.Module, Inputs]:
+    """The network, and what it takes, in the memory that `datasets.batch.prepare` leaves clips in: (B,T,H,W,3)."""
+    B, T, window = case.batch, case.frames, FINE_PER_COARSE * case.frames
+    with device:
+        net = _network(case)
+        clip = _clip(B, T)
+        if case.stream == "fine":
+            return net, (clip,)
+        if case.stream == "coarse":
+            channels = VARIANTS[VARIANT].feature_channels
+            fine: Tensor | dict[str, Tensor] = {name: torch.rand(B, C, window, 7, 7) for name, C in channels.items()}
+        else:
+            fine = _clip(B, window)
+        return net, (clip, fine, torch.ones(B, window), torch.zeros(B, dtype=torch.long))
+
+
+def _network(case: Case) -> nn.Module:
+    if case.stream == "both":
+        fine, coarse = _stream(FineNet, case), _stream(CoarseNet, case)
+        return CoarseFineNet(fine=fine, coarse=coarse, fine_frozen=case.fine_frozen)
+    return _stream(FineNet, case) if case.stream == "fine" else _stream(CoarseNet, case)
+
+
+def _stream(kind: type[Stream], case: Case) -> Stream:
+    return kind(num_classes=CLASSES, variant=VARIANT, checkpoint_activations=case.checkpointed)
+
+
+def _clip(B: int, T: int) -> Tensor:
+    return torch.randn(B, T, SIZE, SIZE, 3).permute(0, 4, 1, 2, 3)
+
+
+def _evaluation(case: Case, net: nn.Module, inputs: Inputs) -> Callable[[], Tensor]:
     net = net.eval() if case.plain else prepare_for_inference(net)
-    net = torch.compile(net) if case.compiled else net
+    forward: Callable[..., Tensor] = torch.compile(net) if case.compiled else net
 
     @torch.no_grad()
     def evaluate() -> Tensor:
         with torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=case.bf16):
-            return net(*inputs)
+            return forward(*inputs)
 
     return evaluate
 
 
-def _training_step(net: nn.Module, inputs: tuple, case: Case) -> Callable[[], None]:
-    stage, factor = (Fine(), 1.0) if case.stream == "fine" else (Coarse(), Coarse().fusion_lr_factor)
+def training_step(case: Case, net: nn.Module, inputs: Inputs) -> Callable[[], None]:
+    """An optimizer step on random labels; of both streams, each has its loss."""
+    stage: Fine | Coarse = Fine() if case.stream == "fine" else Coarse()
+    factor = stage.fusion_lr_factor if isinstance(stage, Coarse) else 1.0
     optimizer = make_optimizer(net, stage, fusion_lr_factor=factor)
-    net = torch.compile(net.train()) if case.compiled else net.train()
-    B, device = case.batch, inputs[0].device
-    labels = (torch.rand(B, CLASSES, LABELS_PER_FRAME * case.frames, device=device) < 0.05).float()
-    mask = torch.ones(B, labels.shape[2], device=device)
+    forward: Callable[..., Any] = torch.compile(net.train()) if case.compiled else net.train()
+    device = inputs[0].device
+    heads = [(case.frames, case.stream == "fine")]  # of each its frames, and whether its logits align with the corners
+    if case.stream == "both":
+        heads.append((FINE_PER_COARSE * case.frames, True))
+    with device:
+        labels = [(torch.rand(case.batch, CLASSES, LABELS_PER_FRAME * T) < 0.05).float() for T, _ in heads]
+        masks = [torch.ones(case.batch, LABELS_PER_FRAME * T) for T, _ in heads]
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=case.bf16):
-            logits = net(*inputs)
-        loss = detection_loss(logits, labels, mask, align_corners=case.stream == "fine")["loss"]
+            output = forward(*inputs)
+        logits = output if isinstance(output, tuple) else (output,)
+        losses = [
+            detection_loss(x, y, mask, align_corners=align)["loss"]
+            for x, y, mask, (_, align) in zip(logits, labels, masks, heads, strict=True)
+        ]
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.stack(losses).sum().backward()
         optimizer.step()
 
     return step

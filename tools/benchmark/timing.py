@@ -73,8 +73,17 @@ def peak_gigabytes(device: torch.device) -> float:
     """Peak memory in 1e9 bytes: tensors on a GPU; on a CPU the whole process, PyTorch's 0.5 GB of code included."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if platform.system() == "Darwin" else 1024) / 1e9  # Linux counts in KiB
+    return resident_gigabytes(resource.getrusage(resource.RUSAGE_SELF))
+
+
+def resident_gigabytes(usage: resource.struct_rusage) -> float:
+    """Peak memory of a whole process in 1e9 bytes."""
+    return usage.ru_maxrss * (1 if platform.system() == "Darwin" else 1024) / 1e9  # Linux counts in KiB
+
+
+def why_it_failed(errors: str, status: int) -> str:
+    """The last line that a process wrote to stderr; without one, how it ended."""
+    return errors.strip().rpartition("\n")[2] or f"exit status {status} (out of memory?)"
 
 
 def machine(device: torch.device) -> dict[str, Any]:

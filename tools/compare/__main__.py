@@ -19,14 +19,14 @@ from string import ascii_uppercase
 from jsonargparse.typing import restricted_number_type
 
 from common.arguments import COUNT, WHOLE, Parser, check_outputs, exit_status, typed
-from common.errors import InputError
+from common.errors import InputError, options_called
 from datasets.annotations import load_annotations, read_class_names
 from datasets.kinds import CHARADES, CLASS_FILE
 from eval.bootstrap import LEVEL
 from eval.charades_localize import Truth, read_ground_truth
-from tools.compare import figure as compare_figure
-from tools.compare import output as compare_output
-from tools.compare.rules import Frames, Reader, prediction_files, score_all
+from tools.compare.figure import check_format, draw
+from tools.compare.output import by_class, summary, write_comparison, write_csv
+from tools.compare.rules import Reader, prediction_files, score_all
 
 STRIDE = 10
 FEWEST = 40  # resamples, of which a 95% interval leaves one out at each end
@@ -43,52 +43,47 @@ def read_truth(path: Path, first_class: int) -> dict[str, Truth]:
     try:
         videos = load_annotations(path, num_classes=LARGEST_CLASS, first_class=first_class).subset("testing")
     except InputError as error:  # its remedies are options of training
-        raise InputError(f"{str(error).partition(';')[0]}; correct it, or --first_class {first_class}") from None
+        raise InputError(error.what, remedy=f"correct it, or --first_class {first_class}") from None
     if not videos:
         raise InputError(f"{path}: no test videos in it")
-    return {video.id: Truth([tuple(action) for action in video.actions], video.duration) for video in videos}
+    return {video.id: Truth(list(video.actions), video.duration) for video in videos}
 
 
 def name_classes(given: Path | None, ground_truth: Path, num_classes: int) -> list[str]:
     """Names from the given file, or the official list beside the ground truth, or numbers."""
     if given is not None:
-        try:
+        with options_called({"--data.class_names": "--class_names", "--data.num_classes": None}):
             return read_class_names(given, num_classes)
-        except InputError as error:
-            raise InputError(f"{str(error).partition(';')[0].partition(', but')[0]}; --class_names is a text file with "
-                             f"a name for each of the {num_classes} classes") from None  # fmt: skip
     found = CHARADES.class_names(ground_truth)
-    return found if found and len(found) == num_classes else [f"class {c}" for c in range(num_classes)]
+    return found if found and len(found) == num_classes else read_class_names(None, num_classes)
 
 
 def compare(args: argparse.Namespace) -> None:
     """Read everything, score it, print it, write it."""
     outputs = [path for path in (args.json, args.csv, args.figure) if path]
-    scored = [file for path in args.predictions for file in prediction_files(path)]
-    check_outputs(outputs, [*scored, args.ground_truth, *([args.class_names] if args.class_names else [])])
+    inputs = [args.ground_truth, *([args.class_names] if args.class_names else [])]
+    check_outputs(outputs, inputs + [file for path in args.predictions for file in prediction_files(path)])
     if args.figure:
-        compare_figure.check_format(args.figure)
+        check_format(args.figure)
     if args.frames and not args.frames.is_dir():
         raise InputError(f"{args.frames}: no such folder; --frames holds <id>/<id>-000001.jpg")
-    frames = Frames(args.frames, args.stride) if args.frames else None
-    reader = Reader(read_truth(args.ground_truth, args.first_class), args.ground_truth, frames)
+    reader = Reader(read_truth(args.ground_truth, args.first_class), args.ground_truth, args.frames, args.stride)
     files = {str(path): reader.read(path) for path in args.predictions}
     names = name_classes(args.class_names, args.ground_truth, reader.num_classes)
     print("".join(f"{remark}\n" for remark in reader.remarks), end="")
 
-    scored = score_all(files, list(reader.truth), resamples=args.resamples, seed=args.seed)
-    letters = dict(zip(files, ascii_uppercase, strict=False))
-    print(f"{args.ground_truth}: {len(reader.truth)} videos, {reader.num_classes} classes")
+    scored = score_all(files, reader.truth, resamples=args.resamples, seed=args.seed)
+    print(f"{args.ground_truth}: {len(reader.truth)} videos, {len(names)} classes")
     print(f"percent [95% interval], from {args.resamples} resamples of the videos, seed {args.seed}\n")
-    print("\n".join([*compare_output.summary(scored, letters), *compare_output.by_class(scored, letters, names)]))
+    print("\n".join([*summary(scored), *by_class(scored, names)]))
     if args.json:
         about = {"ground_truth": str(args.ground_truth), "videos": len(reader.truth), "level": LEVEL,
                  "resamples": args.resamples, "seed": args.seed}  # fmt: skip
-        compare_output.write_json(args.json, scored, names, about)
+        write_comparison(args.json, scored, names, about)
     if args.csv:
-        compare_output.write_csv(args.csv, scored, names)
+        write_csv(args.csv, scored, names)
     if args.figure:
-        compare_figure.draw(args.figure, scored, letters, names)
+        draw(args.figure, scored, names)
     if outputs:
         print(f"\nwritten: {', '.join(map(str, outputs))}")
 

@@ -1,6 +1,6 @@
 """AP of every class with its 95% interval as a picture: a panel for each rule, a row for each class."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,11 @@ def check_format(path: Path) -> None:
         raise InputError(f"{path}: not the name of a picture; let it end in .png, .pdf or .svg")
 
 
-def draw(path: Path, scored: Sequence[Scored], letters: Mapping[str, str], names: Sequence[str]) -> None:
+def draw(path: Path, scored: Sequence[Scored], names: Sequence[str]) -> None:
     """Write the picture; classes in the order of the first file's AP by its first rule, highest on top."""
     rules = list(dict.fromkeys(s.rule for s in scored))
-    order = np.argsort(-np.nan_to_num(scored[0].AP.value, nan=-1), kind="stable")
+    letters = list(dict.fromkeys(s.letter for s in scored))
+    order = np.argsort(-np.nan_to_num(scored[0].scores["AP"].value, nan=-1), kind="stable")
     height = 1.5 + ROW_INCHES * len(names) * max(1, len(letters) / 2)
     figure = Figure(figsize=(NAMES_INCHES + PANEL_INCHES * len(rules), height), layout="constrained")
     panels = figure.subplots(1, len(rules), sharey=True, squeeze=False)[0]
@@ -44,17 +45,17 @@ def draw(path: Path, scored: Sequence[Scored], letters: Mapping[str, str], names
         figure.savefig(partial, dpi=110, format=path.suffix.removeprefix(".").lower())
 
 
-def _draw_file(axes: Axes, s: Scored, order: np.ndarray, letters: Mapping[str, str]) -> None:
+def _draw_file(axes: Axes, s: Scored, order: np.ndarray, letters: Sequence[str]) -> None:
     """A dot and an interval for each class that has positives; files one below the other within a row."""
-    number = list(letters).index(s.path)
-    order_drawn = np.flatnonzero(s.positives[order] > 0)
-    classes = order[order_drawn]
-    low, high = s.AP.interval()
-    y = order_drawn + BAND * ((number + 0.5) / len(letters) - 0.5)
+    number, AP = letters.index(s.letter), s.scores["AP"]
+    rows = np.flatnonzero(s.positives[order] > 0)
+    classes = order[rows]
+    low, high = AP.interval()
+    y = rows + BAND * ((number + 0.5) / len(letters) - 0.5)
     colour = COLOURS[number % len(COLOURS)]
     axes.hlines(y, 100 * low[classes], 100 * high[classes], color=colour, linewidth=1, alpha=0.7)
-    label = f"{letters[s.path]}  {_plain(s.path)}"
-    axes.plot(100 * s.AP.value[classes], y, "o", color=colour, markersize=3, label=label)
+    label = f"{s.letter}  {_plain(s.path)}"
+    axes.plot(100 * AP.value[classes], y, "o", color=colour, markersize=3, label=label)
 
 
 def _dress(axes: Axes, rule: str, num_classes: int) -> None:

@@ -1,14 +1,13 @@
 """What `tools.compare` prints, in percent, and writes as CSV and JSON, in fractions."""
 
 import csv
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.files import write_text, written_whole
+from common.files import write_json, written_whole
 from eval.bootstrap import percentile_interval
 from tools.compare.rules import Sampled, Scored
 
@@ -17,31 +16,24 @@ COLUMNS = ("rule", "predictions", "class", "name", "positives", "AP", "low", "hi
            "difference", "difference_low", "difference_high")  # fmt: skip
 
 
-def pairs(scored: Sequence[Scored]) -> list[tuple[Scored, Scored]]:
-    """(later, first): each file's scores beside those of the first file, by the same rule."""
-    first = {s.rule: s for s in scored if s.path == scored[0].path}
-    return [(s, first[s.rule]) for s in scored if s.path != scored[0].path and s.rule in first]
-
-
 # --- console ----------------------------------------------------------------------------------------------------------
 
 
-def summary(scored: Sequence[Scored], letters: dict[str, str]) -> Iterator[str]:
+def summary(scored: Sequence[Scored]) -> Iterator[str]:
     """Lines with the means: a row for each rule and mean, a column for each file and each difference to the first."""
-    yield from (f"{letter}  {path}" for path, letter in letters.items())
-    first = next(iter(letters.values()))
-    header = list(letters.values()) + [f"{letter} - {first}" for letter in list(letters.values())[1:]]
+    letters = {s.letter: s.path for s in scored}
+    yield from (f"{letter}  {path}" for letter, path in letters.items())
+    first, *others = letters
+    header = [first, *others, *(f"{letter} - {first}" for letter in others)]
     yield f"\n{'':28}" + "".join(f"{title:24}" for title in header).rstrip()
-    cells: dict[str, dict[str, str]] = {}
+    rows: dict[str, dict[str, str]] = {}
     for s in scored:
-        for name, mean in s.means.items():
-            cells.setdefault(f"{s.rule}, {name}", {})[letters[s.path]] = shown(mean)
-    for s, base in pairs(scored):
-        for name in s.means.keys() & base.means.keys():
-            difference = s.means[name].minus(base.means[name])
-            cells[f"{s.rule}, {name}"][f"{letters[s.path]} - {first}"] = shown(difference)
-    for row, by_column in cells.items():
-        yield f"{row:28}" + "".join(f"{by_column.get(title, ''):24}" for title in header).rstrip()
+        for title, found in ((s.letter, s.scores), (f"{s.letter} - {first}", s.differences)):
+            for name, score in found.items():
+                if score.is_mean:
+                    rows.setdefault(f"{s.rule}, {name}", {})[title] = shown(score)
+    for row, cells in rows.items():
+        yield f"{row:28}" + "".join(f"{cells.get(title, ''):24}" for title in header).rstrip()
 
 
 def shown(sampled: Sampled) -> str:
@@ -49,21 +41,21 @@ def shown(sampled: Sampled) -> str:
     low, high = sampled.interval()
     if np.isnan(sampled.value):
         return "undefined"
-    sign = "+" if sampled.is_difference else ""
-    numbers = [format(100 * float(number), f"{sign}.2f") for number in (sampled.value, low, high)]
-    return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]" + "*" * (sampled.is_difference and bool(low > 0 or high < 0))
+    form = "+.2f" if sampled.is_difference else ".2f"
+    value, lowest, highest = (format(100 * float(number), form) for number in (sampled.value, low, high))
+    return f"{value} [{lowest}, {highest}]" + ("*" if sampled.is_difference and (low > 0 or high < 0) else "")
 
 
-def by_class(scored: Sequence[Scored], letters: dict[str, str], names: Sequence[str]) -> Iterator[str]:
+def by_class(scored: Sequence[Scored], names: Sequence[str]) -> Iterator[str]:
     """Lines for some classes, by the first rule: the largest differences, or of one file the best and the worst."""
-    compared = [(s, base) for s, base in pairs(scored) if s.rule == scored[0].rule]
-    if not compared:
-        yield from _best_and_worst(scored[0], names)
-    for s, base in compared:
-        difference = s.AP.minus(base.AP)
-        yield f"\nLargest differences by rule {s.rule}, {letters[s.path]} - {letters[base.path]}:"
+    first, *others = (s for s in scored if s.rule == scored[0].rule)
+    if not others:
+        yield from _best_and_worst(first, names)
+    for s in others:
+        difference = s.differences["AP"]
+        yield f"\nLargest differences by rule {s.rule}, {s.letter} - {first.letter}:"
         for c in np.argsort(-np.nan_to_num(np.abs(difference.value)), kind="stable")[:SHOWN]:
-            scores = f"{100 * base.AP.value[c]:6.2f} -> {100 * s.AP.value[c]:6.2f}"
+            scores = f"{100 * first.scores['AP'].value[c]:6.2f} -> {100 * s.scores['AP'].value[c]:6.2f}"
             yield f"  {scores}  {shown(difference.of_class(c)):26} {_class(s, c, names)}"
         low, high = difference.interval()
         yield (
@@ -73,14 +65,14 @@ def by_class(scored: Sequence[Scored], letters: dict[str, str], names: Sequence[
 
 
 def _best_and_worst(s: Scored, names: Sequence[str]) -> Iterator[str]:
-    ranked = [c for c in np.argsort(-s.AP.value, kind="stable") if s.positives[c]]
-    chosen = ranked if len(ranked) <= SHOWN else [*ranked[: SHOWN // 2], None, *ranked[-SHOWN // 2 :]]
+    AP = s.scores["AP"]
+    lines = [
+        f"  {shown(AP.of_class(c)):26} {_class(s, c, names)}"
+        for c in np.argsort(-AP.value, kind="stable")
+        if s.positives[c]
+    ]
     yield f"\nAP by class, rule {s.rule}:"
-    for c in chosen:
-        if c is None:
-            yield "  ..."
-        else:
-            yield f"  {shown(s.AP.of_class(c)):26} {_class(s, c, names)}"
+    yield from lines if len(lines) <= SHOWN else [*lines[: SHOWN // 2], "  ...", *lines[-SHOWN // 2 :]]
 
 
 def _class(s: Scored, c: int, names: Sequence[str]) -> str:
@@ -92,57 +84,54 @@ def _class(s: Scored, c: int, names: Sequence[str]) -> str:
 
 def write_csv(path: Path, scored: Sequence[Scored], names: Sequence[str]) -> None:
     """One line for each rule, file and class; differences are to the first file. Undefined values are empty."""
-    base = {s.path + s.rule: b for s, b in pairs(scored)}
     with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)
         for s in scored:
-            columns = [*_columns(s.AP)]
-            if s.path + s.rule in base:
-                columns += _columns(s.AP.minus(base[s.path + s.rule].AP))
+            sampled = [found["AP"] for found in (s.scores, s.differences) if found]
+            columns = [column for AP in sampled for column in (AP.value, *AP.interval())]
             for c, name in enumerate(names):
                 numbers = ["" if np.isnan(column[c]) else repr(float(column[c])) for column in columns]
                 line = [s.rule, s.path, c, name, int(s.positives[c]), *numbers]
                 table.writerow(line + [""] * (len(COLUMNS) - len(line)))
 
 
-def _columns(sampled: Sampled) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return sampled.value, *sampled.interval()
-
-
-def write_json(path: Path, scored: Sequence[Scored], names: Sequence[str], about: dict[str, Any]) -> None:
-    """Everything but the resamples; undefined values are null."""
-    files: dict[str, dict] = {s.path: {} for s in scored}
+def write_comparison(path: Path, scored: Sequence[Scored], names: Sequence[str], about: Mapping[str, object]) -> None:
+    """A JSON file of everything but the resamples; undefined values are null."""
+    files: dict[str, dict[str, object]] = {}
+    differences: dict[str, dict[str, object]] = {}
     for s in scored:
-        files[s.path][s.rule] = {
+        files.setdefault(s.path, {})[s.rule] = {
             "videos": s.videos,
             "positives": s.positives.tolist(),
             "classes_without_positives": np.flatnonzero(s.positives == 0).tolist(),
-            **_estimates(s.means, s.AP),
+            **_estimates(s.scores),
         }
-    differences: dict[str, dict] = {s.path: {} for s, _ in pairs(scored)}
-    for s, base in pairs(scored):
-        shared = {name: mean.minus(base.means[name]) for name, mean in s.means.items() if name in base.means}
-        differences[s.path][s.rule] = _estimates(shared, s.AP.minus(base.AP))
-    contents = about | {
+        if s.differences:
+            differences.setdefault(s.path, {})[s.rule] = _estimates(s.differences)
+    contents = {
+        **about,
         "classes": list(names),
         "predictions": [{"path": path, "rules": rules} for path, rules in files.items()],
         "differences": [{"path": path, "minus": scored[0].path, "rules": rules} for path, rules in differences.items()],
     }
-    write_text(path, json.dumps(contents, indent=1, allow_nan=False) + "\n")
+    write_json(path, contents)
 
 
-def _estimates(means: dict[str, Sampled], ap: Sampled) -> dict[str, Any]:
-    """{name: {"value", "low", "high"}} of the means, the same as lists over the classes for "AP"."""
+def _estimates(scores: Mapping[str, Sampled]) -> dict[str, dict[str, Any]]:
+    """{name: {"value", "low", "high"}}: numbers, those of "AP" lists over the classes."""
     estimates = {}
-    for name, sampled in {**means, "AP": ap}.items():
-        numbers = dict(zip(("value", "low", "high"), _columns(sampled), strict=True))
+    for name, sampled in scores.items():
+        low, high = sampled.interval()
+        numbers = {"value": sampled.value, "low": low, "high": high}
         if sampled.is_mean:  # for who compares with other tools
-            numbers |= zip(("percentile_low", "percentile_high"), percentile_interval(sampled.resamples), strict=True)
-        estimates[name] = {key: _nullable(value) for key, value in numbers.items()}
+            numbers["percentile_low"], numbers["percentile_high"] = percentile_interval(sampled.resamples)
+        estimates[name] = {key: _nullable(np.asarray(value).tolist()) for key, value in numbers.items()}
     return estimates
 
 
-def _nullable(values: np.ndarray) -> float | list | None:
+def _nullable(numbers: Any) -> Any:  # as tolist() gives them: a number or a list
     """Numbers as JSON takes them: None for NaN."""
-    return np.where(np.isnan(values), None, np.asarray(values).astype(object)).tolist()
+    if isinstance(numbers, list):
+        return [_nullable(number) for number in numbers]
+    return None if np.isnan(numbers) else numbers

@@ -8,9 +8,10 @@ Rules and the files that they need:
     dense        an .npz file of the scores of all steps                eval.dense
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_uppercase
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -26,7 +27,8 @@ from eval.charades_localize import Truth, check_classes, read_predictions
 from eval.per_frame import released_frames
 from eval.submission import FRAMES_PER_VIDEO
 
-Predictions = Mapping[str, np.ndarray]
+COUNTS_ZERO = ("released", "dense")  # rules by which a class without positives counts as AP 0
+FOLDER = "give a stage's folder, as RUN/coarse"
 
 
 class Rows(NamedTuple):
@@ -65,68 +67,80 @@ class Sampled(NamedTuple):
 
 @dataclass(frozen=True)
 class Scored:
-    """One prediction file by one rule."""
+    """One prediction file by one rule.
 
-    path: str  # as the user gave it
+    Attributes:
+        path: As the user gave it; `letter` stands for it in tables.
+        videos: How many the rule scores.
+        positives: (C,)
+        scores: "AP" of each class, and the means by name: "..._defined" where a class without positives leaves the
+            mean itself undefined.
+        differences: To the first file's scores by the same rule; none of the first file.
+    """
+
+    path: str
+    letter: str
     rule: str
     videos: int
-    positives: np.ndarray  # (C,)
-    AP: Sampled  # of each class
-    means: dict[str, Sampled]  # by name; "..._defined" where a class without positives leaves the mean itself undefined
-
-
-@dataclass(frozen=True)
-class Frames:
-    """Where the videos' frames are, for rule "released", whose labels depend on how many there are."""
-
-    folder: Path
-    stride: int
+    positives: np.ndarray
+    scores: dict[str, Sampled]
+    differences: dict[str, Sampled]
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
 def prediction_files(path: Path) -> list[Path]:
-    """What may be scored of a stage's folder: official.txt, released.txt, dense.npz; of a file, that."""
-    if not path.is_dir():
+    """What may be scored of a stage's folder: official.txt, and if they are there released.txt and dense.npz."""
+    if path.is_file():
         return [path]
+    if not path.is_dir():
+        raise InputError(f"{path}: no such file or folder; {FOLDER}, or a file")
     folder = path / "predictions" if (path / "predictions").is_dir() else path
-    return [folder / name for name in ("official.txt", "released.txt", "dense.npz")]
+    official, *others = (folder / name for name in ("official.txt", "released.txt", "dense.npz"))
+    if not official.is_file():
+        raise InputError(f"{path}: no predictions/official.txt in it; {FOLDER}")
+    return [official, *(file for file in others if file.is_file())]
 
 
 @dataclass
 class Reader:
-    """Reads prediction files of one ground truth; the first file decides how many classes there are."""
+    """Reads prediction files of one ground truth.
+
+    Attributes:
+        truth: The test videos, read from `source`.
+        frames, stride: The videos' frames and the runs' stride, for rule "released", whose labels depend on both.
+        num_classes: As the first file has it; 0 before.
+        remarks: What is odd about the files, for the console.
+    """
 
     truth: Mapping[str, Truth]
-    source: Path  # of the truth
-    frames: Frames | None = None
-    num_classes: int | None = None
-    remarks: list[str] = field(default_factory=list)  # what is odd about the files, for the console
+    source: Path
+    frames: Path | None
+    stride: int
+    num_classes: int = 0
+    remarks: list[str] = field(default_factory=list)
 
     def read(self, path: Path) -> dict[str, Rows]:
         """{rule: Rows} of a prediction file or of a stage's folder."""
-        if not path.exists():
-            raise InputError(f"{path}: no such file or folder; give a stage's folder, as RUN/coarse, or a file")
-        if path.is_dir():
-            official, released, dense_steps = prediction_files(path)
-            if not official.is_file():
-                raise InputError(f"{path}: no predictions/official.txt in it; give a stage's folder, as RUN/coarse")
-            found = self.read(official)
-            if self.frames and released.is_file():
-                found |= self.read(released)
-            if dense_steps.is_file():
-                found |= self.read(dense_steps)
-            return found
-        if path.suffix.lower() == ".npz":
-            return self._dense(path)
-        predictions = read_predictions(path, self.num_classes)
-        self._check(path, predictions, next(iter(predictions.values())).shape[1])
-        return self._released(path, predictions) if path.name.startswith("released") else self._whole(path, predictions)
+        found: dict[str, Rows] = {}
+        for file in prediction_files(path):
+            if file.suffix.lower() == ".npz":
+                found["dense"] = self._dense(file)
+            elif not file.name.startswith("released"):
+                found |= self._whole(file)
+            elif self.frames or file == path:
+                found["released"] = self._released(file)
+        return found
 
-    def _check(self, path: Path, predictions: Mapping, num_classes: int) -> None:
+    def _submission(self, path: Path) -> dict[str, np.ndarray]:
+        predictions = read_predictions(path, self.num_classes or None)
+        self._check(path, predictions, next(iter(predictions.values())).shape[1])
+        return predictions
+
+    def _check(self, path: Path, predictions: Mapping[str, object], num_classes: int) -> None:
         """Whether the predictions fit the ground truth and the files before."""
-        if self.num_classes not in (None, num_classes):
+        if self.num_classes not in (0, num_classes):
             raise InputError(f"{path}: {num_classes} scores a step where {self.num_classes} are expected")
         unknown = [video for video in predictions if video not in self.truth]
         if len(unknown) == len(predictions):
@@ -139,82 +153,83 @@ class Reader:
             raise InputError(f"{error} of {path}; are these a pair, and does --first_class fit?") from None
         self.num_classes = num_classes
 
-    def _whole(self, path: Path, predictions: Predictions) -> dict[str, Rows]:
-        official = charades_localize.rows(predictions, self.truth, self.num_classes)
-        missing = sum(int(np.isneginf(frames).all(axis=1).sum()) for frames in official[0])
+    def _whole(self, path: Path) -> dict[str, Rows]:
+        predictions = self._submission(path)
+        videos = list(self.truth)
+        official = Rows(videos, *charades_localize.rows(predictions, self.truth, self.num_classes))
+        by_video = Rows(videos, *video_level.rows(predictions, self.truth, self.num_classes))
+        missing = sum(int(np.isneginf(frames).all(axis=1).sum()) for frames in official.scores)
         if missing:
-            total = FRAMES_PER_VIDEO * len(self.truth)
+            total = FRAMES_PER_VIDEO * len(videos)
             self.remarks.append(f"{path}: {missing} of {total} frames have no prediction: -inf")
-        by_video = video_level.rows(predictions, self.truth, self.num_classes)
-        return {"official": Rows(list(self.truth), *official), "video level": Rows(list(self.truth), *by_video)}
+        return {"official": official, "video level": by_video}
 
-    def _dense(self, path: Path) -> dict[str, Rows]:
+    def _dense(self, path: Path) -> Rows:
         """The videos of the file: how many steps another one would have is not known."""
         steps = dense.read_steps(path)
         self._check(path, steps, next(iter(steps.values())).scores.shape[1])
-        scored = {video: known for video, known in self.truth.items() if video in steps}
-        if len(scored) < len(self.truth):
-            missing = len(self.truth) - len(scored)
+        known = {video: actions for video, actions in self.truth.items() if video in steps}
+        missing = len(self.truth) - len(known)
+        if missing:
             self.remarks.append(f"{path}: {missing} of {len(self.truth)} videos have no prediction: not in rule dense")
-        return {"dense": Rows(list(scored), *dense.rows(steps, scored, self.num_classes))}
+        return Rows(list(known), *dense.rows(steps, known, self.num_classes))
 
-    def _released(self, path: Path, predictions: Predictions) -> dict[str, Rows]:
+    def _released(self, path: Path) -> Rows:
         """The videos of the file, since training has written those that the rule scores."""
+        predictions = self._submission(path)
         if self.frames is None:
             raise InputError(f"{path}: rule released depends on the videos' numbers of frames; give --frames")
         videos = [video for video in self.truth if video in predictions]
-        numbers = count_all_frames(self.frames.folder, videos)
+        numbers = count_all_frames(self.frames, videos)
         scores, labels = [], []
         for video in videos:
-            n, stride, (actions, length) = numbers[video], self.frames.stride, self.truth[video]
+            n, (actions, length) = numbers[video], self.truth[video]
             if not n:
-                raise InputError(f"{self.frames.folder}: no frames of video {video}, which is in {path}")
-            chosen = released_frames(min(n, video_length(n, stride) * stride))
-            present = ~np.isneginf(predictions[video]).all(axis=1)
-            if present.sum() != len(chosen):
+                raise InputError(f"{self.frames}: no frames of video {video}, which is in {path}")
+            chosen = released_frames(min(n, video_length(n, self.stride) * self.stride))
+            lines = int((~np.isneginf(predictions[video]).all(axis=1)).sum())
+            if lines != len(chosen):
                 raise InputError(
-                    f"{path}: {present.sum()} lines of video {video}, {len(chosen)} for the {n} frames that it has in "
-                    f"{self.frames.folder}; is this a released.txt of these frames?"
+                    f"{path}: {lines} lines of video {video}, {len(chosen)} for the {n} frames that it has in "
+                    f"{self.frames}; is this a released.txt of these frames?"
                 )
-            scores.append(predictions[video][: len(chosen)])
+            scores.append(predictions[video][:lines])
             labels.append(dense.step_labels(actions, chosen * length / n, self.num_classes))
-        return {"released": Rows(videos, scores, labels)}
+        return Rows(videos, scores, labels)
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
 def score_all(
-    files: Mapping[str, Mapping[str, Rows]], truth: Sequence[str], *, resamples: int, seed: int
+    files: Mapping[str, Mapping[str, Rows]], truth: Iterable[str], *, resamples: int, seed: int
 ) -> list[Scored]:
     """Score {path: {rule: Rows}}; all use the same resamples of the ground truth's videos."""
-    place = {video: number for number, video in enumerate(truth)}
-    counts = draw_counts(len(place), resamples, seed)
-    jobs = [(path, rule, rows) for path, found in files.items() for rule, rows in found.items()]
-    total = sum(rows.scores[0].shape[1] for _, _, rows in jobs)
-    drawn = (
-        (number, ap)
-        for number, (_, _, rows) in enumerate(jobs)
-        for ap in resampled_ap(rows.scores, rows.labels, counts[[place[video] for video in rows.videos]])
-    )
-    resampled: list[list[np.ndarray]] = [[] for _ in jobs]
-    for number, ap in progress(drawn, total, f"{resamples} resamples of {len(place)} videos, class by class"):
-        resampled[number].append(ap)
-    return [_scored(*job, np.stack(ap, axis=1), counts, place) for job, ap in zip(jobs, resampled, strict=True)]
+    videos = list(truth)
+    counts = dict(zip(videos, draw_counts(len(videos), resamples, seed), strict=True))
+    scored: list[Scored] = []
+    for letter, (path, rules) in zip(ascii_uppercase, files.items(), strict=False):
+        for rule, rows in rules.items():
+            drawn = np.stack([counts[video] for video in rows.videos])
+            of_classes = resampled_ap(rows.scores, rows.labels, drawn)
+            title = f"{path}, rule {rule}: {resamples} resamples of {len(rows.videos)} videos, class by class"
+            resampled = np.stack(list(progress(of_classes, rows.scores[0].shape[1], title)), axis=1)
+            positives = np.stack([labels.sum(axis=0) for labels in rows.labels])  # (V,C)
+            scores = _scores(rule, average_precision(rows.scores, rows.labels), positives, resampled, drawn)
+            first = next((s.scores for s in scored if (s.letter, s.rule) == ("A", rule)), {})
+            differences = {name: scores[name].minus(other) for name, other in first.items() if name in scores}
+            scored.append(Scored(path, letter, rule, len(drawn), positives.sum(axis=0), scores, differences))
+    return scored
 
 
-def _scored(path: str, rule: str, rows: Rows, ap: np.ndarray, counts: np.ndarray, place: Mapping[str, int]) -> Scored:
-    by_video = np.stack([labels.sum(axis=0) for labels in rows.labels])  # (V,C)
-    positives = by_video.sum(axis=0)
-    AP = Sampled(average_precision(rows.scores, rows.labels), ap, is_mean=False)
-    of_resamples = means(rule, ap, counts[[place[video] for video in rows.videos]].T @ by_video)
-    suffix = "" if rule in COUNTS_ZERO or positives.all() else "_defined"
-    of_all = means(rule, AP.value, positives)
-    named = {name + suffix: Sampled(value, of_resamples[name], is_mean=True) for name, value in of_all.items()}
-    return Scored(path, rule, len(rows.videos), positives, AP, named)
-
-
-COUNTS_ZERO = ("released", "dense")  # rules by which a class without positives counts as AP 0
+def _scores(
+    rule: str, ap: np.ndarray, positives: np.ndarray, resampled: np.ndarray, drawn: np.ndarray
+) -> dict[str, Sampled]:
+    """AP and its means, of ap (C,) and positives (V,C), and of the resamples' resampled (B,C) and drawn (V,B)."""
+    of_all, of_resamples = means(rule, ap, positives.sum(axis=0)), means(rule, resampled, drawn.T @ positives)
+    suffix = "" if rule in COUNTS_ZERO or positives.any(axis=0).all() else "_defined"
+    scores = {name + suffix: Sampled(value, of_resamples[name], is_mean=True) for name, value in of_all.items()}
+    return scores | {"AP": Sampled(ap, resampled, is_mean=False)}
 
 
 def means(rule: str, ap: np.ndarray, positives: np.ndarray) -> dict[str, np.ndarray]:

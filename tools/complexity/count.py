@@ -62,23 +62,23 @@ def count(net: nn.Module, inputs: tuple[Tensor | dict[str, Tensor], ...], size: 
     """Of any network on such inputs of `size` pixels; both without contents."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net.eval()(*inputs)
-    by_module = counter.get_flop_counts()
-    parameters, multiply_adds = Counter(), Counter()
+    flops = counter.get_flop_counts()
+    parameters, multiply_adds = Counter[str](), Counter[str]()
     published = 0.0
     for name, module in net.named_modules():
         part = part_of(name)
         parameters[part] += sum(p.numel() for p in module.parameters(recurse=False))
-        if not any(True for _ in module.children()):
-            own = sum(by_module.get(f"{type(net).__name__}.{name}", {}).values()) // 2
+        if not list(module.children()):
+            own = sum(flops.get(f"{type(net).__name__}.{name}", {}).values()) // 2
             multiply_adds[part] += own
             published += own * published_factor(name, size)
     products = counter.get_total_flops() // 2 - multiply_adds.total()
     if not isinstance(getattr(net, "fusion", None), FeatureFusion):
         published += products
     multiply_adds[ALIGNMENT] = products
-    parts = [part for part in multiply_adds if multiply_adds[part] or parameters[part]]
+    used = [part for part in multiply_adds if multiply_adds[part] or parameters[part]]
     return Count(
-        {part: parameters[part] for part in parts}, {part: multiply_adds[part] for part in parts}, round(published)
+        {part: parameters[part] for part in used}, {part: multiply_adds[part] for part in used}, round(published)
     )
 
 
