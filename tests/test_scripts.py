@@ -364,7 +364,7 @@ def test_extraction_repairs_what_is_not(stage, store, tiny_run):
     (store / "manifest.json").write_text(json.dumps(manifest))
     (store / "te0.safetensors").unlink()
     os.utime(store / "tr1.safetensors", ns=(before["tr1"], before["tr1"]))
-    stage(extract_fineFEAT)
+    stage(extract_fineFEAT, "--features.verify", "true")
     assert {video for video, time in times(store).items() if time != before[video]} == {"tr1", "tr2", "te0"}
     for file in files(store) - {"manifest.json"}:
         assert (store / file).read_bytes() == (tiny_run / "features" / file).read_bytes(), file
