@@ -32,4 +32,4 @@ test: .venv lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs --numprocesses auto --maxprocesses 4 --dist loadfile
 
 faults: .venv
-	$(BIN)/python -m pytest -q tests/faults tests/engine -m "faults or not faults"
+	$(BIN)/python -m pytest -q tests/faults tests/engine tests/common -m "faults or not faults"
