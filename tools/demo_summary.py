@@ -81,7 +81,10 @@ def draw(run: Path, truth: Mapping[str, Truth], output: Path, context: Sequence[
     grid = run / "coarse" / "predictions" / "grid.json"
     chosen = read_json(grid, dict[str, list[float]]) if grid.is_file() else {}
 
-    videos = choose_videos(truth, context)
+    of_cue: dict[frozenset[int], str] = {}  # the first video with each set of context activities
+    for video, (actions, _) in truth.items():
+        of_cue.setdefault(frozenset(label for label, _, _ in actions) & set(context), video)
+    videos = list(of_cue.values())[:2]
     figure = Figure(figsize=(6.4 * len(videos), 9), layout="constrained")
     panels = figure.subplots(1 + len(STREAMS), len(videos), sharey=True, squeeze=False)
     for column, video in enumerate(videos):
@@ -105,14 +108,6 @@ def draw(run: Path, truth: Mapping[str, Truth], output: Path, context: Sequence[
     figure.colorbar(image, ax=panels[1:], label="score", shrink=0.5)
     with written_whole(output) as partial:
         figure.savefig(partial, dpi=100, format="png")
-
-
-def choose_videos(truth: Mapping[str, Truth], context: Sequence[int]) -> list[str]:
-    """The first test video with each set of context activities: one for each cue."""
-    first: dict[frozenset[int], str] = {}
-    for video, (actions, _) in truth.items():
-        first.setdefault(frozenset(label for label, _, _ in actions) & set(context), video)
-    return list(first.values())[:2]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from datetime import datetime
 
 import numpy as np
@@ -80,7 +81,7 @@ def test_a_finished_run(made):
     assert [stage.title for stage in record.stages] == ["Fine stream", "Coarse-Fine"]
     coarse = record.stages[1]
     assert coarse.status == "finished after 6 epochs, 18 steps"
-    assert (len(coarse.train), len(coarse.validation)) == (12, 3)
+    assert Counter(line["event"] for line in coarse.lines) == {"train": 12, "validation": 3}
     assert coarse.best == {"epoch": 4, "step": 12, "version": "9.8.7", "config_sha256": "0123456789ab"}
     assert coarse.started == datetime.fromtimestamp(1_700_000_000)
     assert coarse.scores["good"].shape == (25, C)

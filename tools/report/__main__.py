@@ -7,7 +7,6 @@ needs no network and no other file. `data` reads the run, `videos` the videos; `
 """
 
 import sys
-from datetime import datetime
 from pathlib import Path
 
 from common.arguments import Parser, check_outputs, exit_status
@@ -41,7 +40,7 @@ def report(folder: Path, *, videos: list[str] | None = None, config: Path | None
         names, note = class_names_or_numbers(run.config)
         notes += [note] if note else []
     shown = read_videos(run, run.config, truth, videos) if run.config and truth else []
-    return render(page_values(run, names=names, truth=truth, videos=shown, notes=notes, made=datetime.now()))
+    return render(page_values(run, names=names, truth=truth, videos=shown, notes=notes))
 
 
 def main(argv: list[str] | None = None) -> int:

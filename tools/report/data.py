@@ -35,7 +35,7 @@ class StageRecord:
     """One training stage of a run.
 
     Attributes:
-        train, validation: The lines of metrics.jsonl by event, in order.
+        lines: Of metrics.jsonl, in order.
         metrics: Of the best validation or the latest --eval_only.
         scores: {video: (25,C)} of predictions/official.txt, -inf where it has no line; empty without the file.
         every_frame: predictions/dense.npz, where the run has written it.
@@ -45,8 +45,7 @@ class StageRecord:
     """
 
     key: str
-    train: list[dict[str, Any]]
-    validation: list[dict[str, Any]]
+    lines: list[dict[str, Any]]
     config: Config | None
     config_text: str
     metrics: dict[str, Any] | None
@@ -65,10 +64,9 @@ class StageRecord:
     @property
     def status(self) -> str:
         """How far training is, in a few words."""
-        lines = sorted([*self.train, *self.validation], key=lambda line: line["step"])
-        if not lines:
+        if not self.lines:
             return "evaluated only" if self.metrics else "no epoch finished yet"
-        epoch, step = lines[-1]["epoch"], lines[-1]["step"]
+        epoch, step = self.lines[-1]["epoch"], self.lines[-1]["step"]
         if self.config is None:
             return f"{epoch:g} epochs, {step} steps"
         stage = getattr(self.config, self.key)
@@ -122,8 +120,7 @@ def read_stage(run: Path, key: str, given: Config | None) -> StageRecord:
     begun = [int(path.name.split(".")[3]) for path in folder.glob("tensorboard/events.out.tfevents.*")]  # in seconds
     return StageRecord(
         key=key,
-        train=[line for line in lines if line["event"] == "train"],
-        validation=[line for line in lines if line["event"] == "validation"],
+        lines=lines,
         config=config,
         config_text=if_there(folder / "config.yaml", lambda path: path.read_text(encoding="utf-8")) or "",
         metrics=if_there(folder / "metrics.json", read_metrics),

@@ -65,13 +65,12 @@ def page_values(
     truth: Mapping[str, Truth],
     videos: Sequence[Mapping[str, Any]],
     notes: Sequence[str],
-    made: datetime,
 ) -> dict[str, Any]:
     """What the page shows, in the form that its scripts read."""
     return {
         "name": run.config.run.name if run.config else run.folder.resolve().name,
         "folder": str(run.folder),
-        "made": f"{made:%Y-%m-%d %H:%M}",
+        "made": f"{datetime.now():%Y-%m-%d %H:%M}",
         "summary": summary(run.config, truth) if run.config else [],
         "stages": [stage_values(stage) for stage in run.stages],
         "classes": class_rows(run, names, truth),
@@ -103,8 +102,8 @@ def stage_values(stage: StageRecord) -> dict[str, Any]:
         "updated": f"{stage.updated:%Y-%m-%d %H:%M}" if stage.updated else None,
         "best": stage.best,
         "training": training_summary(stage),
-        "train": [without_classes(line) for line in stage.train],
-        "validation": [without_classes(line) for line in stage.validation],
+        "train": [without_classes(line) for line in stage.lines if line["event"] == "train"],
+        "validation": [without_classes(line) for line in stage.lines if line["event"] == "validation"],
         "metrics": without_classes(stage.metrics) if stage.metrics else None,
         "config": stage.config_text,
         "notes": stage.notes,

@@ -19,7 +19,7 @@ from PIL import Image
 from common.errors import InputError
 from configs.schema import Config
 from datasets.clips import place_window, video_length
-from datasets.frames import frame_path, list_frames, usable_frames
+from datasets.frames import frame_path, get_decoder, list_frames, usable_frames
 from eval.average_precision import average_precision
 from eval.charades_localize import Truth, frame_labels
 from eval.dense import read_steps
@@ -97,7 +97,7 @@ def read_video(run: RunRecord, config: Config, video: str, why: str, truth: Trut
     predicted = [stage for stage in run.stages if video in stage.scores]
     scores = {stage.key: stage.scores[video] for stage in predicted}
     classes = shown_classes(truth.actions, scores)
-    n, strip, notes = read_frames(Path(config.data.frames), video, truth.length)
+    n, strip, notes = film_strip(Path(config.data.frames), video, truth.length)
     notes += [f"{stage.title}: no predictions of this video." for stage in run.stages
               if stage.scores and stage not in predicted]  # fmt: skip
 
@@ -122,12 +122,18 @@ def read_video(run: RunRecord, config: Config, video: str, why: str, truth: Trut
     }
 
 
-def read_frames(frames: Path, video: str, seconds: float) -> tuple[int, list[list], list[str]]:
-    """Number of frames of a video (0 where unknown), its film strip, and notes on what is missing."""
+def film_strip(frames: Path, video: str, seconds: float) -> tuple[int, list[list], list[str]]:
+    """A video's number of frames (0 where unknown), its film strip, and notes on what is missing.
+
+    The strip's frames are evenly spaced, each from the middle of its share: [number, seconds, base64 of a JPEG].
+    """
     n = 0
     try:
         n = usable_frames(frames, video, list_frames(frames, video), allow_gaps=True)
-        return n, film_strip(frames, video, n, seconds), [] if n else [f"No frames of this video in {frames}."]
+        numbers = [int((k + 0.5) / STRIP_FRAMES * n) + 1 for k in range(STRIP_FRAMES)] if n else []
+        places = [(number, rounded((number - 1) * seconds / n, TIMES)) for number in numbers]
+        strip = [[number, time, thumbnail(frame_path(frames, video, number))] for number, time in places]
+        return n, strip, [] if n else [f"No frames of this video in {frames}."]
     except InputError as error:
         return n, [], [f"No film strip: {error}"]
 
@@ -147,22 +153,12 @@ def score_steps(stage: StageRecord, video: str, seconds: float, classes: Sequenc
     return {"step": rounded(step, 5), "at": at, "rows": rows}
 
 
-def film_strip(frames: Path, video: str, n: int, seconds: float) -> list[list]:
-    """Evenly spaced frames, each from the middle of its share of the video: [number, seconds, base64 of a JPEG]."""
-    numbers = [int((k + 0.5) / STRIP_FRAMES * n) + 1 for k in range(STRIP_FRAMES)] if n else []
-    return [[number, rounded((number - 1) * seconds / n, TIMES), thumbnail(frame_path(frames, video, number))]
-            for number in numbers]  # fmt: skip
-
-
 def thumbnail(path: Path) -> str:
     """The frame as a small JPEG, base64."""
-    try:
-        with Image.open(path) as image:
-            image.thumbnail((4 * STRIP_HEIGHT, STRIP_HEIGHT))
-            file = io.BytesIO()
-            image.convert("RGB").save(file, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    except (OSError, SyntaxError, ValueError) as error:  # SyntaxError: PIL's broken headers
-        raise InputError(f"{path}: unreadable frame ({error})") from None
+    image = Image.fromarray(get_decoder()(path).numpy())
+    image.thumbnail((4 * STRIP_HEIGHT, STRIP_HEIGHT))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=JPEG_QUALITY, optimize=True)
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
