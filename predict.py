@@ -22,10 +22,10 @@ from common.signals import Stopped
 from configs.cli import Command
 from configs.schema import Config
 from datasets.annotations import read_class_names
-from datasets.assembly import class_names, input_size
+from datasets.assembly import class_names_or_numbers, input_size
 from datasets.prepare.video import FPS
 from engine.launch import run_script, set_up_process
-from prediction.activities import find_activities, smooth, what_was_found, write_csv, write_json
+from prediction.activities import find_activities, smooth, write_csv, write_json
 from prediction.network import LONGEST, ClipFile, Networks, choose_windows, load_networks, predict
 from prediction.timeline import timeline_figure
 from prediction.video import read_video
@@ -71,30 +71,27 @@ def predict_all(command: Command, options: argparse.Namespace) -> None:
 
 def choose_names(options: argparse.Namespace, config: Config) -> list[str]:
     """Of the classes: from the file asked for, else the run's, which may not be on this machine, else numbers."""
-    try:
+    if options.class_names:
         with options_called({"--data.class_names": "--class_names", "--data.num_classes": None}):
-            if options.class_names:
-                return read_class_names(options.class_names, config.data.num_classes)
-            return class_names(config)
-    except InputError as error:
-        if options.class_names:
-            raise
-        print(f"Classes by number: {error}")
-        return read_class_names(None, config.data.num_classes)
+            return read_class_names(options.class_names, config.data.num_classes)
+    names, note = class_names_or_numbers(config)
+    if note:
+        print(note)
+    return names
 
 
 def predict_video(
     nets: Networks, video: Path, name: str, classes: Sequence[str], options: argparse.Namespace
 ) -> str | None:
     """Writes the three files of a video, all or none; returns what is wrong with it where something is."""
-    window, overlap = choose_windows(nets.config, window=options.window, overlap=options.overlap)
+    windows = choose_windows(nets.config, window=options.window, overlap=options.overlap)
     print(f"{video}:")
     with tempfile.TemporaryDirectory(dir=options.output, prefix=".predict-") as folder:
         scratch = Path(folder)
         clip = ClipFile(scratch / "clip", input_size(nets.config))
         n, problem = read_video(video, clip, stride=nets.config.data.stride, fps=options.fps)
-        predicted = predict(nets, clip, n, scratch / "features", window=window, overlap=overlap)
-        probabilities = smooth(predicted.probabilities, options.smooth * options.fps)
+        probabilities, chosen = predict(nets, clip, n, scratch / "features", *windows)
+        probabilities = smooth(probabilities, options.smooth * options.fps)
         activities = find_activities(probabilities, threshold=options.threshold, fps=options.fps, top=options.top)
         about = {
             "video": str(video),
@@ -105,17 +102,21 @@ def predict_video(
             "checkpoint": str(options.checkpoint),
             "threshold": options.threshold,
             "smooth": options.smooth,
-            "grid_pool": predicted.chosen,
+            "grid_pool": chosen,
         }
         table, picture, summary = written = [scratch / f"{name}{suffix}" for suffix in (".csv", ".png", ".json")]
         write_csv(table, probabilities, classes, fps=options.fps)
         figure = timeline_figure(
             video.name, probabilities=probabilities, fps=options.fps, activities=activities, names=classes,
-            chosen=predicted.chosen,
+            chosen=chosen,
         )  # fmt: skip
         figure.savefig(picture, dpi=120)
         write_json(summary, about, activities, classes)
-        found = what_was_found(probabilities, activities, classes, options.threshold)
+        found = f"{len(activities)} activities"
+        if not activities:
+            nearest = int(probabilities.max(1).argmax())
+            found = f"nothing reaches {options.threshold:g}; the nearest is {classes[nearest]} with "
+            found += f"{probabilities[nearest].max():.2f} (lower --threshold)"
         print(f"  {found}; {options.output / name}.json")
         for path in written:
             path.replace(options.output / path.name)

@@ -43,6 +43,14 @@ def class_names(config: Config) -> list[str]:
     return read_class_names(data.class_names, data.num_classes)
 
 
+def class_names_or_numbers(config: Config) -> tuple[list[str], str]:
+    """`class_names`; where they cannot be read, as those of another machine, numbers, and a note that says why."""
+    try:
+        return class_names(config), ""
+    except InputError as error:
+        return read_class_names(None, config.data.num_classes), f"Classes by number: {error.what}"
+
+
 def usable_videos(config: Config, videos: list[Video], what: str, *, min_frames: int = 1) -> list[VideoFrames]:
     """Those of the listed videos that have frames; says what is left out."""
     if not videos:

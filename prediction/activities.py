@@ -4,7 +4,6 @@ An activity is a run of frames whose probability reaches a threshold. Frame k (f
 """
 
 import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.ndimage import uniform_filter1d
-
-from common.files import write_text
 
 
 class Activity(NamedTuple):
@@ -48,12 +45,10 @@ def find_activities(
 
 def write_csv(path: Path, probabilities: np.ndarray, names: Sequence[str], *, fps: float) -> None:
     """A line for each frame: its number from 1, its time in seconds, and the probability of each class (C,L)."""
-    text = io.StringIO(newline="")
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["frame", "seconds", *names])
-    for k, column in enumerate(probabilities.T):
-        lines.writerow([k + 1, f"{k / fps:.3f}", *(f"{p:.4g}" for p in column)])
-    write_text(path, text.getvalue())
+    with path.open("w", encoding="utf-8", newline="") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow(["frame", "seconds", *names])
+        lines.writerows([k + 1, f"{k / fps:.3f}", *(f"{p:.4g}" for p in x)] for k, x in enumerate(probabilities.T))
 
 
 def write_json(path: Path, about: Mapping[str, Any], activities: Sequence[Activity], names: Sequence[str]) -> None:
@@ -63,17 +58,4 @@ def write_json(path: Path, about: Mapping[str, Any], activities: Sequence[Activi
         for label, start, end, score in activities
     ]
     text = json.dumps({**about, "activities": listed}, indent=1, allow_nan=False, ensure_ascii=False)
-    write_text(path, text + "\n")
-
-
-def what_was_found(
-    probabilities: np.ndarray, activities: Sequence[Activity], classes: Sequence[str], threshold: float
-) -> str:
-    """How much was found; of nothing, what came nearest."""
-    if activities:
-        return f"{len(activities)} activities"
-    label = int(probabilities.max(1).argmax())
-    return (
-        f"nothing reaches {threshold:g}; the nearest is {classes[label]} with {probabilities[label].max():.2f} "
-        "(lower --threshold)"
-    )
+    path.write_text(text + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,12 +18,12 @@ from common.errors import InputError
 from common.progress import progress
 from configs.cli import load
 from configs.options import DEFAULT_CONFIG
-from configs.schema import Config, Data
+from configs.schema import Config
 from datasets.assembly import input_size
-from datasets.batch import Batch, prepare
-from datasets.clips import place_window, video_length
+from datasets.batch import collate, prepare
+from datasets.clips import Sample, place_window, video_length
 from datasets.features import FeatureStore, FeatureWriter, Settings
-from datasets.transforms import centred_view, render
+from datasets.transforms import centred_view, normalise, render
 from datasets.windows import Joins, Part, Window, split
 from engine.checkpoint import Weights, read_weights
 from engine.evaluation import chosen_frames
@@ -47,10 +47,6 @@ class Networks:
     net: nn.Module  # the stream whose logits count
     fine: FineNet | None  # the Fine stream whose features `net` reads, if it reads any
     device: torch.device
-
-    @property
-    def stream(self) -> str:
-        return "Fine stream" if isinstance(self.net, FineNet) else "Coarse stream"
 
 
 def load_networks(
@@ -122,13 +118,6 @@ def choose_windows(config: Config, *, window: int | None, overlap: int | None) -
 # --- one video --------------------------------------------------------------------------------------------------------
 
 
-class Prediction(NamedTuple):
-    """Of one video: probabilities (C,L) of its frames, and the frames that Grid Pool chose, from 1, ascending."""
-
-    probabilities: np.ndarray
-    chosen: list[float]
-
-
 class ClipFile:
     """A video in the test view, uint8 on disk, written in order and read a window at a time."""
 
@@ -145,48 +134,54 @@ class ClipFile:
                 self.frames += len(chunk)
 
     def read(self, window: Window) -> Tensor:
-        """Clip (1,t,size,size,3) uint8 of frames start..stop-1."""
+        """Clip (t,size,size,3) uint8 of frames start..stop-1."""
         shape = (self.frames, self.size, self.size, 3)
         frames = np.memmap(self.path, np.uint8, "r", shape=shape)[window.start : window.stop]
-        return torch.from_numpy(np.array(frames))[None]
+        return torch.from_numpy(np.array(frames))
 
 
 @torch.no_grad()
-def predict(nets: Networks, clip: ClipFile, n: int, folder: Path, *, window: int, overlap: int) -> Prediction:
-    """What the networks say of a video; L = stride * (n // stride), or n for a video below one stride.
+def predict(
+    nets: Networks, clip: ClipFile, n: int, folder: Path, window: int, overlap: int
+) -> tuple[np.ndarray, list[float]]:
+    """What the networks say of a video.
 
     Args:
         n: Frames of the video; `clip` has at least every stride-th of them.
         folder: For the features meanwhile.
         window, overlap: Clip frames, see `datasets.windows.split`.
+
+    Returns:
+        Probabilities (C,L), L = stride * (n // stride), or n for a video below one stride; and the video frames that
+        Grid Pool chose, from 1, ascending.
     """
-    data = nets.config.data
-    windows = split(video_length(n, data.stride), window, overlap)
+    stride = nets.config.data.stride
+    windows = split(video_length(n, stride), window, overlap)
     store = None if nets.fine is None else _extract(nets.fine, nets, clip, windows, folder)
-    joins, logits, chosen = Joins({"logits": data.stride}), [], []
-    for number in progress(range(len(windows)), len(windows), nets.stream):
-        part, (start, stop) = Part(number, windows), windows[number]
-        batch = _batch(clip, windows[number], min(n, stop * data.stride) - start * data.stride)
-        if store is not None:
-            _add_features(batch, store, windows[number], data)
+    joins, logits, chosen = Joins({"logits": stride}), [], []
+    stream = "Fine stream" if isinstance(nets.net, FineNet) else "Coarse stream"
+    for number in progress(range(len(windows)), len(windows), stream):
+        part = Part(number, windows)
+        batch = collate([_sample(nets.config, clip, n, windows[number], store)])
         with sampled_locations(nets.net) as passes:
             result, _ = logits_at_labels(nets.net, prepare(batch, nets.device))
         for (locations,) in passes:
-            chosen += chosen_frames(part, locations.tolist(), data.stride)
+            chosen += chosen_frames(part, locations.tolist(), stride)
         logits.append(joins.add(VIDEO, part, {"logits": result[0].float().cpu()})["logits"])
-    return Prediction(torch.sigmoid(torch.cat(logits, 1)).numpy(), chosen)
+    return torch.sigmoid(torch.cat(logits, 1)).numpy(), chosen
 
 
-def _batch(clip: ClipFile, window: Window, columns: int) -> Batch:
-    """One window as a batch; of its labels, only how many there would be."""
-    return Batch(
-        videos=[VIDEO],
-        clip=clip.read(window),
-        frames=torch.tensor([window.stop - window.start]),
-        labels=torch.empty(1, 0, columns),
-        mask=torch.ones(1, columns),
-        num_frames=torch.tensor([columns]),
-    )
+def _sample(config: Config, clip: ClipFile, n: int, window: Window, store: FeatureStore | None) -> Sample:
+    """One window with what the Coarse stream sees of the store; of its labels, only how many there would be."""
+    data, (start, stop) = config.data, window
+    columns = min(n, stop * data.stride) - start * data.stride
+    sample = Sample(video=VIDEO, clip=clip.read(window), labels=torch.empty(0, columns), num_frames=columns)
+    if store is not None:
+        first, sample["start"] = place_window(
+            start, stop - start, store.frames(VIDEO), length=data.fine_frames, mode=data.fine_window
+        )
+        sample["fine_features"] = store.read(VIDEO, first, first + data.fine_frames)
+    return sample
 
 
 def _extract(fine: FineNet, nets: Networks, clip: ClipFile, windows: list[Window], folder: Path) -> FeatureStore:
@@ -201,17 +196,8 @@ def _extract(fine: FineNet, nets: Networks, clip: ClipFile, windows: list[Window
     }
     with FeatureWriter(folder, settings) as writer:
         for number in progress(range(len(windows)), len(windows), "Fine stream"):
-            features = fine.features(prepare(_batch(clip, windows[number], 0), nets.device)["clip"])
-            final = joins.add(VIDEO, Part(number, windows), {level: f[0] for level, f in features.items()})
+            seen = normalise(clip.read(windows[number])[None].to(nets.device))
+            features = {level: f[0] for level, f in fine.features(seen).items()}
+            final = joins.add(VIDEO, Part(number, windows), features)
             writer.write(VIDEO, final, frames=windows[-1].stop)
     return FeatureStore(folder)
-
-
-def _add_features(batch: Batch, store: FeatureStore, window: Window, data: Data) -> None:
-    """What the Coarse stream sees of the store beside a window."""
-    T = window.stop - window.start
-    first, start = place_window(window.start, T, store.frames(VIDEO), length=data.fine_frames, mode=data.fine_window)
-    features = {level: x[None] for level, x in store.read(VIDEO, first, first + data.fine_frames).items()}
-    (frames,) = {x.shape[2] for x in features.values()}
-    batch["fine_features"], batch["fine_mask"] = features, torch.ones(1, frames)
-    batch["start"] = torch.tensor([start])

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from common.text import counted
 from prediction.activities import Activity
 
 ROW_INCHES, WIDTH_INCHES = 0.26, 10.0
@@ -51,7 +52,8 @@ def timeline_figure(
     above.set_ylim(len(classes) - 0.5, -0.5)
     above.set_xlim(0, seconds)
     above.set_title(plain(title), loc="left")
-    below.set_xlabel("seconds" + left_out(len(names) - len(classes)))
+    more = counted(len(names) - len(classes), "more class")
+    below.set_xlabel("seconds" if len(names) == len(classes) else f"seconds ({more} not shown)")
     return figure
 
 
@@ -67,8 +69,7 @@ def choose_classes(probabilities: np.ndarray, activities: Sequence[Activity], mo
         score[label] = max(value, score.get(label, value))
     peaks = probabilities.max(1)
     ranked = sorted(range(len(peaks)), key=lambda label: (label not in score, -score.get(label, peaks[label]), label))
-    kept = ranked[: max(1, min(most, len(score) or most))]
-    return sorted(kept, key=lambda label: (first.get(label, np.inf), label))
+    return sorted(ranked[: min(most, len(score) or most)], key=lambda label: (first.get(label, np.inf), label))
 
 
 def draw_activities(axes: Axes, activities: Sequence[Activity], classes: Sequence[int]) -> None:
@@ -107,7 +108,3 @@ def plain(name: str) -> str:
     """A name of tolerable length in which matplotlib sees no formula."""
     name = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
     return name.replace("$", r"\$")
-
-
-def left_out(count: int) -> str:
-    return f" ({count} more {'class' if count == 1 else 'classes'} not shown)" if count else ""

@@ -27,8 +27,8 @@ from datasets.frames import frame_path
 from models import CoarseNet, FineNet, save_official
 from models.x3d import VARIANTS
 from tools.benchmark.data import jpeg_videos
-from tools.benchmark.table import format_table
 from tools.benchmark.timing import machine, resident_gigabytes, why_it_failed
+from tools.tables import format_table
 
 PROJECT = Path(__file__).resolve().parents[1]
 FPS, STRIDE = 24, 10

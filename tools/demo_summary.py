@@ -8,11 +8,9 @@ that the rule scores: the AP to be expected of random scores. Averages over clas
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -25,92 +23,76 @@ from datasets.clips import find_videos, frame_labels, video_length
 from datasets.demo.__main__ import ANNOTATIONS, GROUND_TRUTH
 from datasets.demo.scene import CLASSES, FPS
 from datasets.kinds import CHARADES
-from eval import charades_localize
 from eval.charades_localize import Truth, read_ground_truth, read_predictions
 from eval.per_frame import released_frames
 from prediction.timeline import draw_chosen_frames, draw_scores
-from tools.runs import STREAMS, context_classes, read_chosen, read_metrics
+from tools.runs import STREAMS, context_classes, official_labels, read_json, read_metrics
 
 RULES = ("official", "released")
 TIMES_CHANCE = 3
 C = len(CLASSES)
 
-
-@dataclass(frozen=True)
-class Scores:
-    """Of one row of the table: AP of every class (C,) by rule, as fractions."""
-
-    name: str
-    AP: dict[str, np.ndarray]
-
-    def mean(self, rule: str, classes: Sequence[int] | slice = slice(None)) -> float:
-        """In percent, over the classes that have positives."""
-        return 100 * float(np.nanmean(self.AP[rule][classes]))
+Scores = Mapping[str, np.ndarray]  # of one row of the table, by rule: AP of every class (C,), as fractions
 
 
-# --- scores -----------------------------------------------------------------------------------------------------------
-
-
-def stream_scores(run: Path, stage: str) -> Scores:
-    metrics = read_metrics(run / stage / "metrics.json")
-    return Scores(STREAMS[stage], {rule: np.array(metrics[f"AP_{rule}"], float) for rule in RULES})
+def mean_percent(AP: np.ndarray, classes: Sequence[int] | slice = slice(None)) -> float:
+    """Over the classes that have positives."""
+    return 100 * float(np.nanmean(AP[classes]))
 
 
 def chance_scores(config: Config, data: Path, truth: Mapping[str, Truth]) -> Scores:
     """The positive rate of every class in the test videos at the frames of each rule."""
     stride = config.data.stride
-    official = [charades_localize.frame_labels(*known, C) for known in truth.values()]
     released = []
     tested = CHARADES.load(data / ANNOTATIONS, C).subset("testing")
     for video, n in find_videos(tested, data / "frames", min_frames=config.data.min_frames).videos:
         L = min(n, video_length(n, stride) * stride)
         released.append(frame_labels(video, n, C).numpy().T[released_frames(L)])
-    labels = {"official": official, "released": released}
-    return Scores("chance", {rule: np.concatenate(videos).mean(0) for rule, videos in labels.items()})
+    return {"official": official_labels(truth, C).mean(0), "released": np.concatenate(released).mean(0)}
 
 
-def table(rows: Sequence[Scores], context: Sequence[int]) -> Iterator[str]:
+def table(rows: Mapping[str, Scores], context: Sequence[int]) -> Iterator[str]:
     """Lines of mean AP in percent: rows by rule, over all classes and over the context classes."""
     others = [label for label in range(C) if label not in context]
     yield "mean AP in percent " + "".join(f"{f'rule {rule}':>30}" for rule in RULES)
     yield " " * 19 + "       all   context    others" * len(RULES)
-    for row in rows:
-        means = [row.mean(rule, classes) for rule in RULES for classes in (slice(None), context, others)]
-        yield f"{row.name:19}" + "".join(f"{mean:10.1f}" for mean in means)
+    for name, AP in rows.items():
+        means = [mean_percent(AP[rule], classes) for rule in RULES for classes in (slice(None), context, others)]
+        yield f"{name:19}" + "".join(f"{mean:10.1f}" for mean in means)
 
 
-def verdicts(chance: Scores, fine: Scores, coarse: Scores, context: Sequence[int]) -> Iterator[str]:
+def verdicts(rows: Mapping[str, Scores], context: Sequence[int]) -> Iterator[str]:
     """Whether the demo showed what it is for, as it came out."""
     for rule in RULES:
-        times = [scores.mean(rule) / chance.mean(rule) for scores in (fine, coarse)]
-        yield (
-            f"rule {rule}: {_holds(min(times) >= TIMES_CHANCE)}: both streams at least {TIMES_CHANCE} times chance "
-            f"({fine.name} {times[0]:.1f}, {coarse.name} {times[1]:.1f} times)"
-        )
-        margin = coarse.mean(rule, context) - fine.mean(rule, context)
-        yield f"rule {rule}: {_holds(margin > 0)}: Coarse-Fine above Fine on context activities ({margin:+.1f})"
-
-
-def _holds(condition: bool) -> str:
-    return "holds" if condition else "DOES NOT HOLD"
-
-
-# --- picture ----------------------------------------------------------------------------------------------------------
+        chance, fine, coarse = (AP[rule] for AP in rows.values())
+        times = [mean_percent(AP) / mean_percent(chance) for AP in (fine, coarse)]
+        margin = mean_percent(coarse, context) - mean_percent(fine, context)
+        shown = ", ".join(f"{name} {factor:.1f}" for name, factor in zip(STREAMS.values(), times, strict=True))
+        for holds, claim in (
+            (min(times) >= TIMES_CHANCE, f"both streams at least {TIMES_CHANCE} times chance ({shown} times)"),
+            (margin > 0, f"Coarse-Fine above Fine on context activities ({margin:+.1f})"),
+        ):
+            yield f"rule {rule}: {'holds' if holds else 'DOES NOT HOLD'}: {claim}"
 
 
 def draw(run: Path, truth: Mapping[str, Truth], output: Path, context: Sequence[int]) -> None:
     """Ground truth and both streams' scores over time, for one test video of each cue."""
     scores = {stage: read_predictions(run / stage / "predictions" / "official.txt", C) for stage in STREAMS}
     grid = run / "coarse" / "predictions" / "grid.json"
-    chosen = read_chosen(grid) if grid.is_file() else {}
+    chosen = read_json(grid, dict[str, list[float]]) if grid.is_file() else {}
 
-    videos = choose_videos(truth, context)
+    of_cue: dict[frozenset[int], str] = {}  # the first video with each set of context activities
+    for video, (actions, _) in truth.items():
+        of_cue.setdefault(frozenset(label for label, _, _ in actions) & set(context), video)
+    videos = list(of_cue.values())[:2]
     figure = Figure(figsize=(6.4 * len(videos), 9), layout="constrained")
     panels = figure.subplots(1 + len(STREAMS), len(videos), sharey=True, squeeze=False)
     for column, video in enumerate(videos):
         actions, length = truth[video]
         top, *below = panels[:, column]
-        draw_truth(top, actions, context)
+        for label, start, end in actions:
+            colour = "tab:orange" if label in context else "tab:blue"
+            top.barh(label, end - start, left=start, height=0.8, color=colour)
         top.set_title(f"{video}: ground truth")
         for axes, (stage, name) in zip(below, STREAMS.items(), strict=True):
             image = draw_scores(axes, scores[stage][video].T, length)
@@ -126,19 +108,6 @@ def draw(run: Path, truth: Mapping[str, Truth], output: Path, context: Sequence[
     figure.colorbar(image, ax=panels[1:], label="score", shrink=0.5)
     with written_whole(output) as partial:
         figure.savefig(partial, dpi=100, format="png")
-
-
-def choose_videos(truth: Mapping[str, Truth], context: Sequence[int]) -> list[str]:
-    """The first test video with each set of context activities: one for each cue."""
-    first: dict[frozenset[int], str] = {}
-    for video, (actions, _) in truth.items():
-        first.setdefault(frozenset(label for label, _, _ in actions) & set(context), video)
-    return list(first.values())[:2]
-
-
-def draw_truth(axes: Axes, actions: Sequence[tuple[int, float, float]], context: Sequence[int]) -> None:
-    for label, start, end in actions:
-        axes.barh(label, end - start, left=start, height=0.8, color="tab:orange" if label in context else "tab:blue")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -160,9 +129,11 @@ def main(argv: list[str] | None = None) -> int:
             wrong = args.data if context is None else args.run / "fine" / "config.yaml"
             raise InputError(f"{wrong}: not what the demo writes there; run the demo again")
         truth = read_ground_truth(args.data / GROUND_TRUTH, C)
-        chance = chance_scores(config, args.data, truth)
-        fine, coarse = (stream_scores(args.run, stage) for stage in STREAMS)
-        print("\n".join([*table([chance, fine, coarse], context), "", *verdicts(chance, fine, coarse, context)]))
+        rows = {"chance": chance_scores(config, args.data, truth)}
+        for stage, name in STREAMS.items():
+            metrics = read_metrics(args.run / stage / "metrics.json")
+            rows[name] = {rule: np.array(metrics[f"AP_{rule}"], float) for rule in RULES}
+        print("\n".join([*table(rows, context), "", *verdicts(rows, context)]))
         draw(args.run, truth, output, context)
         print(f"picture: {output}")
 

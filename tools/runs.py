@@ -1,52 +1,50 @@
 """What several tools read of a run: its results, the ground truth of its test videos, and its context activities."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from common.errors import InputError
 from configs.schema import Config
 from datasets.demo.__main__ import SUMMARY
 from datasets.kinds import KINDS
-from eval.charades_localize import Truth, read_ground_truth
+from eval.charades_localize import Truth, frame_labels, read_ground_truth
 
 STREAMS = {"fine": "Fine stream", "coarse": "Coarse-Fine"}  # stages by the names of their folders
-ALWAYS_THERE = ("mAP_official", "mAP_official_defined", "AP_official", "AP_released")
+T = TypeVar("T")
+
+
+class Metrics(BaseModel, extra="allow"):
+    """What every metrics.json has among others: fractions or null, `AP_*` by class."""
+
+    mAP_official: float | None  # noqa: N815 - the name in the file
+    mAP_official_defined: float | None  # noqa: N815
+    AP_official: list[float | None]
+    AP_released: list[float | None]
+
+
+class DemoSummary(BaseModel):
+    """What the tools take of a generated dataset's summary."""
+
+    context_classes: list[int]
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """A JSON file of this kind; InputError where it is damaged or of another one."""
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = " ".join(map(str, [*first["loc"], first["msg"]]))
+        raise InputError(f"{path}: damaged ({place}); write it again") from None
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
-    """A metrics.json; means are fractions or null, `AP_*` lists of these over the classes."""
-    metrics = read_json(path)
-    wrong = [name for name, value in metrics.items() if "AP_" in name[:4] and not _is_mean(value)]
-    wrong += [name for name in ALWAYS_THERE if name not in metrics]
-    if wrong:
-        raise InputError(f"{path}: damaged ({wrong[0]}); evaluate again by --eval_only true")
-    return metrics
-
-
-def _is_mean(value: object) -> bool:
-    values = value if isinstance(value, list) else [value]
-    return all(v is None or isinstance(v, int | float) for v in values)
-
-
-def read_chosen(path: Path) -> dict[str, list[float]]:
-    """A grid.json: of each video the frames that Grid Pool chose, from 1."""
-    chosen = read_json(path)
-    for video, frames in chosen.items():
-        if not (isinstance(frames, list) and all(type(frame) in (int, float) for frame in frames)):
-            raise InputError(f"{path}: video {video}: expected a list of frame numbers; evaluate again")
-    return chosen
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object of what an evaluation has written; NaN in it becomes None."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
-    except ValueError as error:  # of JSON or of UTF-8
-        raise InputError(f"{path}: not a JSON file ({error}); write it again") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected an object, not a {type(values).__name__}; write it again")
-    return values
+    """A metrics.json, with what it has besides `Metrics`."""
+    return read_json(path, Metrics).model_dump()
 
 
 def read_truth(config: Config) -> dict[str, Truth]:
@@ -54,16 +52,15 @@ def read_truth(config: Config) -> dict[str, Truth]:
     data = config.data
     if data.ground_truth:
         return read_ground_truth(data.ground_truth, data.num_classes)
-    tested = KINDS[data.kind].load(data.annotations, data.num_classes).subset("testing")
-    return {video.id: Truth(list(video.actions), video.duration) for video in tested}
+    return KINDS[data.kind].load(data.annotations, data.num_classes).truth()
+
+
+def official_labels(truth: Mapping[str, Truth], num_classes: int) -> np.ndarray:
+    """Labels (F,C) bool of all test videos at the frames of rule "official"; means over F are the AP of chance."""
+    return np.concatenate([frame_labels(*known, num_classes) for known in truth.values()])
 
 
 def context_classes(annotations: Path) -> list[int] | None:
     """The classes of a generated dataset that need context; None of another dataset."""
     path = annotations.with_name(SUMMARY)
-    if not path.is_file():
-        return None
-    classes = read_json(path).get("context_classes")
-    if not (isinstance(classes, list) and all(type(label) is int for label in classes)):
-        raise InputError(f"{path}: damaged (context_classes); generate the dataset again")
-    return classes
+    return read_json(path, DemoSummary).context_classes if path.is_file() else None

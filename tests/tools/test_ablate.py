@@ -31,7 +31,8 @@ CONFIG = PROJECT / "configs" / "demo_ablation.yaml"
 
 @pytest.fixture(scope="module")
 def jobs():
-    return ablate.plan(ablate._parse([str(CONFIG), "--seeds", "2"]), Path("results"))
+    args = ablate._parse([str(CONFIG)])
+    return [job for seed in range(2) for job in ablate.plan(args, Path("results"), seed)]
 
 
 def test_variants_differ_in_the_model_alone(jobs):
@@ -268,7 +269,7 @@ def test_points_of_equal_cost_stand_side_by_side():
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["--variants", "magic"], "magic: choose from coarse_fine, avg"),
+        (["--variants", "magic"], "invalid choice: 'magic' (choose from 'coarse_fine', 'avg'"),
         (["--variants", "x3d", "x3d"], "x3d is given twice"),
         (["--seeds", "0"], "at least 1"),
         (["--jobs", "two"], "at least 1"),

@@ -169,17 +169,6 @@ def test_loader_workers():
     ]
 
 
-def test_markdown_and_columns():
-    table = [{"a": "1", "long name": "x"}, {"a": "22", "long name": ""}]
-    assert benchmark_table.format_table(table, markdown=True).splitlines() == [
-        "| a | long name |",
-        "| --- | --- |",
-        "| 1 | x |",
-        "| 22 |  |",
-    ]
-    assert benchmark_table.format_table(table, markdown=False).splitlines() == ["a   long name", "1   x", "22"]
-
-
 # --- the command ------------------------------------------------------------------------------------------------------
 
 

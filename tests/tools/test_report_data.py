@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from datetime import datetime
 
 import numpy as np
@@ -76,12 +77,12 @@ def test_a_line_damaged_in_the_middle_is_an_error_that_names_it(tmp_path):
 
 def test_a_finished_run(made):
     record = read_run(made)
-    assert record.name == "a <i>run</i>"
+    assert record.config.run.name == "a <i>run</i>"
     assert [stage.title for stage in record.stages] == ["Fine stream", "Coarse-Fine"]
     coarse = record.stages[1]
     assert coarse.status == "finished after 6 epochs, 18 steps"
-    assert (len(coarse.train), len(coarse.validation)) == (12, 3)
-    assert (coarse.best.epoch, coarse.best.step, coarse.best.version) == (4, 12, "9.8.7")
+    assert Counter(line["event"] for line in coarse.lines) == {"train": 12, "validation": 3}
+    assert coarse.best == {"epoch": 4, "step": 12, "version": "9.8.7", "config_sha256": "0123456789ab"}
     assert coarse.started == datetime.fromtimestamp(1_700_000_000)
     assert coarse.scores["good"].shape == (25, C)
     assert record.scored is coarse
@@ -154,12 +155,12 @@ def test_scores_of_every_frame_where_they_were_kept(run, frames, every):
     scores = np.random.default_rng(0).random((frames, C), np.float32)
     steps = Steps(scores, np.arange(frames) * SECONDS / frames)
     write_steps(run / "coarse" / "predictions" / "dense.npz", {"good": steps, "fair": steps})
-    fine, coarse = (score_steps(stage, "good", SECONDS) for stage in read_run(run).stages)
-    assert np.array_equal(coarse.scores, scores[::every])
-    assert coarse.seconds == pytest.approx(every * SECONDS / frames)
-    assert len(fine.scores) == 25
+    fine, coarse = (score_steps(stage, "good", SECONDS, range(C)) for stage in read_run(run).stages)
+    assert np.array(coarse["rows"]) == pytest.approx(scores[::every].T, abs=6e-5)
+    assert coarse["step"] == pytest.approx(every * SECONDS / frames)
+    assert np.array(fine["rows"]).shape == (C, 25)
     rows = show(run)["scores"]["coarse"]["rows"]
-    assert np.array(rows) == pytest.approx(coarse.scores[:, show(run)["classes"]].T, abs=6e-5)
+    assert np.array(rows) == pytest.approx(scores[::every, show(run)["classes"]].T, abs=6e-5)
 
 
 def test_without_frames_there_is_a_note_and_all_else(run, tmp_path):
@@ -191,18 +192,18 @@ def test_weights_are_those_of_the_network(made):
     mu = np.arange(N + 1) / N * T
     sigma = T / 8
     expected = np.exp(-((np.arange(T)[None] - mu[:, None]) ** 2) / (2 * sigma**2))
-    assert weights.values == pytest.approx(expected / expected.max(1, keepdims=True))
-    assert weights.values == pytest.approx(gaussian_weights(torch.tensor(mu)[None], torch.ones(1, T))[0].T.numpy())
-    assert weights.centres == pytest.approx(mu * STRIDE * SECONDS / FRAMES)
-    assert weights.sigma == pytest.approx(sigma * STRIDE * SECONDS / FRAMES)
+    assert weights["values"] == pytest.approx(expected / expected.max(1, keepdims=True))
+    assert weights["values"] == pytest.approx(gaussian_weights(torch.tensor(mu)[None], torch.ones(1, T))[0].T.numpy())
+    assert weights["centres"] == pytest.approx(mu * STRIDE * SECONDS / FRAMES)
+    assert weights["sigma"] == pytest.approx(sigma * STRIDE * SECONDS / FRAMES)
 
 
 def test_weights_reach_as_far_as_the_network_sees(made, tmp_path):
     (tmp_path / "delta.yaml").write_text("data.fine_frames: 16")
     config = load(made / "coarse" / "config.yaml", tmp_path / "delta.yaml")
     weights, _ = fine_weights(config, even_grid(), T, SECONDS / FRAMES)
-    assert weights.values.shape == (N + 1, 16)
-    assert weights.sigma == pytest.approx(16 / 8 * STRIDE * SECONDS / FRAMES)
+    assert weights["values"].shape == (N + 1, 16)
+    assert weights["sigma"] == pytest.approx(16 / 8 * STRIDE * SECONDS / FRAMES)
 
 
 def test_no_weights_of_a_video_in_windows_or_without_fusion(made, tmp_path):
@@ -237,9 +238,17 @@ def test_writes_the_report_and_says_where(run, capsys):
         (lambda run: shutil.rmtree(run), [], "no such folder"),
         (lambda run: [shutil.rmtree(run / stage) for stage in ("fine", "coarse")], [], "not a run"),
         (lambda run: (run / "fine" / "metrics.jsonl").write_text("x\ny\n"), [], "metrics.jsonl:1"),
-        (lambda run: (run / "fine" / "metrics.json").write_text("{"), [], "metrics.json: not a JSON file"),
-        (lambda run: (run / "fine" / "metrics.json").write_text("[]"), [], "expected an object"),
-        (lambda run: (run / "fine" / "metrics.json").write_text('{"mAP_official": "x"}'), [], "damaged (mAP_official)"),
+        (lambda run: (run / "fine" / "metrics.json").write_text("{"), [], "metrics.json: damaged (Invalid JSON"),
+        (
+            lambda run: (run / "fine" / "metrics.json").write_text("[]"),
+            [],
+            "metrics.json: damaged (Input should be an object",
+        ),
+        (
+            lambda run: (run / "fine" / "metrics.json").write_text('{"mAP_official": "x"}'),
+            [],
+            "damaged (mAP_official Input should be a valid number",
+        ),
         (lambda run: (run / "coarse" / "predictions" / "grid.json").write_text('{"good": 3}'), [], "grid.json"),
         (lambda run: (run / "coarse" / "predictions" / "official.txt").write_text("good 1 x"), [], "official.txt:1"),
         (lambda run: (run / "coarse" / "config.yaml").write_text("data: {nonsense: 2}"), [], "nonsense"),

@@ -35,20 +35,15 @@ VARIANTS = ("x3d", REFERENCE, "fine_fine", "stride", "no_fusion", "uniform")
 STAGES = ("train_fine.py", "extract_fineFEAT.py", "train_coarse_fineFEAT.py")
 
 
-def plan(args: argparse.Namespace, results: Path) -> list[Job]:
-    """All jobs: of each seed stages 1 and 2, then a stage 3 for each variant."""
-    return [job for seed in range(args.seeds) for job in _plan_seed(args, results, seed)]
-
-
-def _plan_seed(args: argparse.Namespace, results: Path, seed: int) -> list[Job]:
+def plan(args: argparse.Namespace, results: Path, seed: int) -> list[Job]:
+    """The jobs of a seed: stages 1 and 2, then a stage 3 for each variant."""
     shared = results / f"seed{seed}"
     weights = shared / "fine" / "checkpoints" / "best.pt"
     options = {"run.seed": seed, "features.dir": shared / "features", "features.checkpoint": weights}
 
     def job(name: str, stage: int, delta: list[Path], needs: list[str], **own: object) -> Job:
-        typed = ["-gpu", args.gpu, *as_options([*args.configs, *delta])]
-        for option, value in (options | own).items():
-            typed += [f"--{option}", str(value)]
+        typed = ["-gpu", args.gpu, *(f"--config={file}" for file in [*args.configs, *delta])]
+        typed += [f"--{option}={value}" for option, value in (options | own).items()]
         return Job(
             name=f"seed{seed}/{name}",
             script=STAGES[stage - 1],
@@ -63,10 +58,6 @@ def _plan_seed(args: argparse.Namespace, results: Path, seed: int) -> list[Job]:
         delta = [] if variant == REFERENCE else [DELTAS / f"{variant}.yaml"]
         jobs.append(job(variant, 3, delta, ["features"], **{"run.dir": shared / variant, "coarse.init": weights}))
     return jobs
-
-
-def as_options(configs: list[Path]) -> list[str]:
-    return [part for file in configs for part in ("--config", str(file))]
 
 
 def resolve(typed: list[str]) -> Config:
@@ -93,16 +84,16 @@ def run_all(jobs: list[Job], at_once: int) -> dict[str, Seconds]:
 
 
 def ablate(args: argparse.Namespace, command: str) -> None:
-    results = resolve(as_options(args.configs)).run_dir
+    results = resolve([f"--config={file}" for file in args.configs]).run_dir
     prefix = args.output or results / "ablation"
     outputs = table.output_files(prefix)
     check_outputs(outputs, args.configs)
-    jobs = plan(args, results)
+    jobs = [job for seed in range(args.seeds) for job in plan(args, results, seed)]
     seconds = run_all(jobs, args.jobs)
     of_variant = {v: [job for job in jobs if job.name.endswith(f"/{v}")] for v in args.variants}
     configs = {v: [job.config for job in of] for v, of in of_variant.items()}
-    times = {v: Seconds.total(seconds[job.name] for job in of) for v, of in of_variant.items()}
-    table.write(prefix, configs, times, command=command, cpu_seconds=Seconds.total(seconds.values()).cpu)
+    times = {v: sum((seconds[job.name] for job in of), Seconds()) for v, of in of_variant.items()}
+    table.write(prefix, configs, times, command=command, cpu_seconds=sum(taken.cpu for taken in seconds.values()))
     print(f"\n{outputs[0].read_text(encoding='utf-8')}\nwritten: {', '.join(map(str, outputs))}")
 
 
@@ -118,16 +109,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m tools.ablate", description=__doc__)
     parser.add_argument("configs", metavar="CONFIG", nargs="+", type=Path, help="the experiment; later files override")
     parser.add_argument("--seeds", metavar="N", type=COUNT, default=3, help="seeds 0 to N-1 (default 3)")
-    parser.add_argument("--variants", metavar="NAME", nargs="+", default=VARIANTS,
+    known = [REFERENCE, *sorted(path.stem for path in DELTAS.glob("*.yaml"))]
+    parser.add_argument("--variants", metavar="NAME", nargs="+", default=VARIANTS, choices=known,
                         help=f"{REFERENCE}, files of configs/ablations (default {' '.join(VARIANTS)})")  # fmt: skip
     parser.add_argument("--jobs", metavar="N", type=COUNT, default=1, help="scripts at once (default 1)")
     parser.add_argument("-gpu", metavar="N|cpu", default="cpu", help="of every script (default cpu)")
     parser.add_argument("--output", metavar="PREFIX", type=Path, help="results (default: ablation in the run's folder)")
     args = parser.parse_args(argv)
-    known = [REFERENCE, *sorted(path.stem for path in DELTAS.glob("*.yaml"))]
     for variant in args.variants:
-        if variant not in known:
-            parser.error(f"--variants {variant}: choose from {', '.join(known)}")
         if list(args.variants).count(variant) > 1:
             parser.error(f"--variants: {variant} is given twice")
     return args

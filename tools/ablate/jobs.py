@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,10 +29,8 @@ class Seconds:
     wall: float = 0.0
     cpu: float = 0.0
 
-    @classmethod
-    def total(cls, parts: Iterable["Seconds"]) -> "Seconds":
-        parts = list(parts)
-        return cls(sum(p.wall for p in parts), sum(p.cpu for p in parts))
+    def __add__(self, other: "Seconds") -> "Seconds":
+        return Seconds(self.wall + other.wall, self.cpu + other.cpu)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +53,7 @@ class Job:
         return self.folder / f"{self.name}.log"
 
 
-@dataclass(frozen=True)
-class Running:
-    job: Job
-    process: subprocess.Popen
-    begun: float
+Running = tuple[Job, subprocess.Popen, float]  # and when it was started
 
 
 # --- marks ------------------------------------------------------------------------------------------------------------
@@ -111,19 +105,19 @@ def run(jobs: Sequence[Job], *, at_once: int) -> Generator[tuple[Job, Seconds, b
         while waiting or running:
             for job in [job for job in waiting if job.needs <= done][: at_once - len(running)]:
                 waiting.remove(job)
-                started = start(job)
-                running[started.process.pid] = started
+                process = start(job)
+                running[process.pid] = job, process, time.monotonic()
             job, seconds = wait(running)
             done.add(job.name)
             yield job, seconds, True
     finally:
-        for started in running.values():
-            started.process.terminate()
-        for started in running.values():
-            started.process.wait()
+        for _, process, _ in running.values():
+            process.terminate()
+        for _, process, _ in running.values():
+            process.wait()
 
 
-def start(job: Job) -> Running:
+def start(job: Job) -> subprocess.Popen:
     job.mark.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-u", str(PROJECT / job.script), *job.arguments]
     with job.log.open("ab") as log:
@@ -132,20 +126,17 @@ def start(job: Job) -> Running:
         except BlockingIOError:
             raise InputError(f"{job.log}: a script is still writing it; wait for its end, or end it") from None
         write_mark(job, read_mark(job)[0], finished=False)
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-    return Running(job, process, time.monotonic())
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
 
 
 def wait(running: dict[int, Running]) -> tuple[Job, Seconds]:
     """Wait for one of the scripts, take it off the list and note its time; InputError where it has failed."""
     pid, status, usage = os.wait3(0)
-    ended = running.pop(pid)
-    ended.process.returncode = os.waitstatus_to_exitcode(status)  # it has been waited for
-    job = ended.job
-    attempt = Seconds(wall=time.monotonic() - ended.begun, cpu=usage.ru_utime + usage.ru_stime)
-    seconds = Seconds.total([read_mark(job)[0], attempt])
-    write_mark(job, seconds, finished=ended.process.returncode == 0)
-    if ended.process.returncode:
+    job, process, begun = running.pop(pid)
+    process.returncode = os.waitstatus_to_exitcode(status)  # it has been waited for
+    seconds = read_mark(job)[0] + Seconds(time.monotonic() - begun, usage.ru_utime + usage.ru_stime)
+    write_mark(job, seconds, finished=process.returncode == 0)
+    if process.returncode:
         last = job.log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
-        raise InputError(f"{job.name} has failed: {last or f'exit status {ended.process.returncode}'} (log: {job.log})")
+        raise InputError(f"{job.name} has failed: {last or f'exit status {process.returncode}'} (log: {job.log})")
     return job, seconds

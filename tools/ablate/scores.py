@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from configs.schema import Config, Model
+from configs.schema import Config
 from eval import charades_localize
 from eval.average_precision import average_precision
 from eval.bootstrap import LEVEL, basic_interval, draw_counts, resampled_ap
@@ -72,7 +72,7 @@ class Row:
     by_seed: list[float]  # mAP in percent
     score: Estimate
     minus_reference: Estimate | None
-    groups: dict[str, Estimate]  # of the classes that the generated dataset tells apart
+    groups: dict[str, Estimate]  # of the generated dataset's classes that need context, and the others
     seconds: Seconds  # of stage 3, all seeds together
 
     @property
@@ -107,29 +107,6 @@ def t_interval(values: np.ndarray) -> tuple[float, float] | None:
     return float(values.mean() - half), float(values.mean() + half)
 
 
-def class_groups(config: Config) -> dict[str, list[int]]:
-    """The classes of the generated dataset that need context, and the others; none of another dataset."""
-    context = context_classes(Path(config.data.annotations))
-    if context is None:
-        return {}
-    return {"context": context, "others": [c for c in range(config.data.num_classes) if c not in context]}
-
-
-def describe(model: Model) -> str:
-    """Pooling, fusion, and with it the weights that align the streams."""
-    weights = f"gaussian {model.gaussian_scale:g}" if model.alignment == "gaussian" else model.alignment
-    return f"{model.pool}, {model.fusion}" + (f", {weights}" if model.fusion != "none" else "")
-
-
-def cost(config: Config) -> tuple[int, int]:
-    """Multiply-adds of one evaluated video, and parameters, of all that the variant needs."""
-    frames = config.data.fine_frames
-    counts = [count_coarse(config, frames, frames)]
-    if config.model.fusion != "none":
-        counts.append(count_fine(config, frames))
-    return sum(count.total for count in counts), sum(sum(count.parameters.values()) for count in counts)
-
-
 def rows(
     variants: Mapping[str, Sequence[Config]], truth: Mapping[str, Truth], seconds: Mapping[str, Seconds]
 ) -> Iterator[Row]:
@@ -137,24 +114,23 @@ def rows(
     counts = draw_counts(len(truth), RESAMPLES, seed=0)
     scored = {name: [score_run(config, truth, counts) for config in configs] for name, configs in variants.items()}
     base = scored.get(REFERENCE)
-    for variant, configs in variants.items():
-        everything = range(configs[0].data.num_classes)
-        seeds = scored[variant]
-        multiply_adds, parameters = cost(configs[0])
+    for variant, (config, *_) in variants.items():
+        model, seeds, everything = config.model, scored[variant], range(config.data.num_classes)
+        context = context_classes(Path(config.data.annotations))
+        groups = {} if context is None else {"context": context, "others": [c for c in everything if c not in context]}
+        weights = f"gaussian {model.gaussian_scale:g}" if model.alignment == "gaussian" else model.alignment
+        frames = config.data.fine_frames
+        costs = [count_coarse(config, frames, frames)]
+        if model.fusion != "none":
+            costs.append(count_fine(config, frames))
         yield Row(
             variant=variant,
-            network=describe(configs[0].model),
-            multiply_adds=multiply_adds,
-            parameters=parameters,
+            network=f"{model.pool}, {model.fusion}" + (f", {weights}" if model.fusion != "none" else ""),
+            multiply_adds=sum(count.total for count in costs),
+            parameters=sum(sum(count.parameters.values()) for count in costs),
             by_seed=[seed.mean(everything)[0] for seed in seeds],
             score=estimate(seeds, everything),
             minus_reference=None if base is None or variant == REFERENCE else estimate(seeds, everything, base),
-            groups={name: estimate(seeds, classes) for name, classes in class_groups(configs[0]).items()},
+            groups={name: estimate(seeds, classes) for name, classes in groups.items()},
             seconds=seconds[variant],
         )
-
-
-def chance(truth: Mapping[str, Truth], num_classes: int) -> float:
-    """mAP in percent to be expected of random scores: the mean share of positive frames."""
-    labels = [charades_localize.frame_labels(*known, num_classes) for known in truth.values()]
-    return 100 * float(np.concatenate(labels).mean())

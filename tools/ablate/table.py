@@ -1,7 +1,7 @@
 """What `tools.ablate` writes: a table in Markdown, everything in JSON, scores as CSV, and a picture."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from common.files import write_text, written_whole
 from configs.schema import Config
 from eval.bootstrap import LEVEL
 from tools.ablate.jobs import Seconds
-from tools.ablate.scores import REFERENCE, RESAMPLES, TITLES, Estimate, Row, chance, rows
-from tools.runs import read_truth
+from tools.ablate.scores import REFERENCE, RESAMPLES, TITLES, Estimate, Row, rows
+from tools.runs import official_labels, read_truth
+from tools.tables import Table, format_table
 
 SUFFIXES = (".md", ".json", ".csv", ".png")
 
@@ -49,62 +50,53 @@ def write(
         "seeds": [config.run.seed for config in first],
         "level": LEVEL,
         "resamples": RESAMPLES,
-        "chance": chance(truth, data.num_classes),
+        "chance": 100 * float(official_labels(truth, data.num_classes).mean()),
     }
     md, js, sheet, png = output_files(prefix)
-    write_text(md, "\n".join(markdown(table, about)) + "\n")
+    write_text(md, markdown(table, about))
     write_text(js, json.dumps({**about, "rows": [asdict(row) for row in table]}, indent=1) + "\n")
-    write_csv(sheet, table, about["seeds"])
+    lines = [
+        f"{row.variant},{config.run.seed},{row.multiply_adds},{value!r}\n"
+        for row in table
+        for config, value in zip(first, row.by_seed, strict=True)
+    ]
+    write_text(sheet, "".join(["variant,seed,multiply_adds,mAP_official_percent\n", *lines]))
     draw(png, table, about)
 
 
-def markdown(table: Sequence[Row], about: Mapping[str, Any]) -> Iterator[str]:
+def markdown(table: Sequence[Row], about: Mapping[str, Any]) -> str:
     """The table of results, and that of differences and costs."""
-    seeds = about["seeds"]
-    yield f"    {about['command']}"
-    yield ""
-    yield (
-        f"mAP in %, rule official, {about['test_videos']} test videos; seeds {', '.join(map(str, seeds))}; "
+    results: Table = []
+    differences: Table = []
+    for row in table:
+        results.append({
+            "": row.title,
+            "pool, fusion, weights": row.network,
+            "G multiply-adds": f"{row.multiply_adds / 1e9:.3f}",
+            "parameters": f"{row.parameters:,}",
+            **shown("mAP", row.score),
+            **{f"seed {seed}": f"{mAP:.1f}" for seed, mAP in zip(about["seeds"], row.by_seed, strict=True)},
+        })  # fmt: skip
+        differences.append({
+            "": row.title,
+            **shown(f"minus {TITLES[REFERENCE]}", row.minus_reference, sign="+"),
+            **{f"mAP, {name}": f"{group.mean:.1f}" for name, group in row.groups.items()},
+            "stage 3: wall s": f"{row.seconds.wall:.0f}",
+            "CPU s": f"{row.seconds.cpu:.0f}",
+        })  # fmt: skip
+    about_it = (
+        f"mAP in %, rule official, {about['test_videos']} test videos; seeds {', '.join(map(str, about['seeds']))}; "
         f"95% intervals; chance {about['chance']:.1f}; {about['cpu_seconds'] / 60:.0f} minutes of CPU time in all"
     )
-    yield ""
-    yield from _lines(
-        ["", "pool, fusion, weights", "G multiply-adds", "parameters", "mAP", "over seeds", "over videos",
-         *(f"seed {seed}" for seed in seeds)],
-        ([row.title, row.network, f"{row.multiply_adds / 1e9:.3f}", f"{row.parameters:,}", *shown(row.score),
-          *(f"{value:.1f}" for value in row.by_seed)] for row in table),
-    )  # fmt: skip
-    yield ""
-    groups = list(table[0].groups)
-    yield from _lines(
-        ["", f"minus {TITLES[REFERENCE]}", "over seeds", "over videos", *(f"mAP, {name}" for name in groups),
-         "stage 3: wall s", "CPU s"],
-        ([row.title, *(shown(row.minus_reference, sign="+") if row.minus_reference else [""] * 3),
-          *(f"{row.groups[name].mean:.1f}" for name in groups), f"{row.seconds.wall:.0f}", f"{row.seconds.cpu:.0f}"]
-         for row in table),
-    )  # fmt: skip
+    tables = [format_table(lines, markdown=True) for lines in (results, differences)]
+    return "\n\n".join([f"    {about['command']}", about_it, *tables]) + "\n"
 
 
-def _lines(header: Sequence[str], body: Iterable[Sequence[str]]) -> Iterator[str]:
-    for number, cells in enumerate([header, *body]):
-        yield f"| {' | '.join(cells)} |"
-        if number == 0:
-            yield "|---" * len(header) + "|"
-
-
-def shown(of: Estimate, sign: str = "") -> list[str]:
-    """Mean and both intervals."""
-    ends = [of.over_seeds, of.over_videos]
-    return [f"{of.mean:{sign}.1f}", *(f"{end[0]:{sign}.1f} to {end[1]:{sign}.1f}" if end else "" for end in ends)]
-
-
-def write_csv(path: Path, table: Sequence[Row], seeds: Sequence[int]) -> None:
-    """One line for each variant and seed."""
-    lines = ["variant,seed,multiply_adds,mAP_official_percent"]
-    for row in table:
-        for seed, value in zip(seeds, row.by_seed, strict=True):
-            lines.append(f"{row.variant},{seed},{row.multiply_adds},{value!r}")
-    write_text(path, "\n".join(lines) + "\n")
+def shown(title: str, of: Estimate | None, sign: str = "") -> dict[str, str]:
+    """Mean and both intervals, in three columns."""
+    ends = {"over seeds": of and of.over_seeds, "over videos": of and of.over_videos}
+    intervals = {name: f"{end[0]:{sign}.1f} to {end[1]:{sign}.1f}" if end else "" for name, end in ends.items()}
+    return {title: f"{of.mean:{sign}.1f}" if of else "", **intervals}
 
 
 # --- picture ----------------------------------------------------------------------------------------------------------

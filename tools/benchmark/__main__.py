@@ -30,6 +30,7 @@ from common.files import write_json
 from tools.benchmark import table
 from tools.benchmark.rows import ROWS, row_names
 from tools.benchmark.timing import Result, Setting, machine, why_it_failed
+from tools.tables import format_table
 
 PROJECT = Path(__file__).resolve().parents[2]
 NO_CUDA = {"failed": "not run: no CUDA device"}
@@ -74,7 +75,7 @@ def report(results: dict[str, Result], setting: Setting, entered: tuple[float, i
         "bfloat16 and compilation": table.cuda_options(results),
         "Loader workers that keep up with a step": table.loader_workers(results, entered),
     }
-    parts = [f"{title}\n\n{table.format_table(t, markdown=markdown)}" for title, t in tables.items() if t]
+    parts = [f"{title}\n\n{format_table(t, markdown=markdown)}" for title, t in tables.items() if t]
     if len(results) > 1:
         parts.append(table.multiply_adds(results))
     return "\n\n".join(parts)

@@ -8,9 +8,9 @@ import numpy as np
 from tools.benchmark.networks import FRAMES, MULTIPLY_ADDS
 from tools.benchmark.rows import CUDA, LENGTHS, LINES, Limit, length_row
 from tools.benchmark.timing import Result
+from tools.tables import Table
 
 Results = Mapping[str, Result]  # by row; a row that was not measured is absent, or has only "failed"
-Table = list[dict[str, str]]
 
 PUBLISHED_STEP = (1.6, 15)  # seconds and clips of a step in the published training log, on 5 GPUs
 
@@ -129,18 +129,6 @@ def multiply_adds(results: Results) -> str:
         ours = f", counted in ours {counted[stream] / 1e9:.1f} G" if stream in counted else ""
         parts.append(f"{stream} {published / 1e9:.1f} G as published{ours}")
     return f"Multiply-adds of a clip of {FRAMES} frames: {'; '.join(parts)}. The floor counts the published ones."
-
-
-def format_table(table: Table, *, markdown: bool) -> str:
-    """Aligned columns, or Markdown to paste."""
-    if not table:
-        return ""
-    rows = [list(table[0]), *(list(line.values()) for line in table)]
-    if markdown:
-        rows.insert(1, ["---"] * len(rows[0]))
-        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def summary(result: Result) -> str:

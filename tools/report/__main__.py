@@ -7,14 +7,13 @@ needs no network and no other file. `data` reads the run, `videos` the videos; `
 """
 
 import sys
-from datetime import datetime
 from pathlib import Path
 
 from common.arguments import Parser, check_outputs, exit_status
 from common.errors import InputError
 from common.files import write_text
 from datasets.annotations import read_class_names
-from datasets.assembly import class_names
+from datasets.assembly import class_names_or_numbers
 from tools.report.data import read_run
 from tools.report.page import page_values, render
 from tools.report.videos import read_videos
@@ -29,20 +28,19 @@ def report(folder: Path, *, videos: list[str] | None = None, config: Path | None
         config: Configuration file for a run that has none, since it was only evaluated.
     """
     run, notes = read_run(folder, config), []
-    names, truth = read_class_names(None, run.num_classes), {}
+    truth = {}
     if run.config is None:
+        names = read_class_names(None, next(iter(run.scored.scores.values())).shape[1] if run.scored else 0)
         notes.append("This run has no config.yaml, so neither videos nor numbers of positives; --config names one.")
     else:
         try:
             truth = read_truth(run.config)
         except (InputError, OSError) as error:
             notes.append(f"Without ground truth neither videos nor numbers of positives are shown: {error}")
-        try:
-            names = class_names(run.config)
-        except (InputError, OSError) as error:
-            notes.append(f"Classes by number: {error}")
+        names, note = class_names_or_numbers(run.config)
+        notes += [note] if note else []
     shown = read_videos(run, run.config, truth, videos) if run.config and truth else []
-    return render(page_values(run, names=names, truth=truth, videos=shown, notes=notes, made=datetime.now()))
+    return render(page_values(run, names=names, truth=truth, videos=shown, notes=notes))
 
 
 def main(argv: list[str] | None = None) -> int:

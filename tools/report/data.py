@@ -5,8 +5,6 @@ checkpoint says of itself. Whatever is not there yet is None or empty; what is d
 last line of a `metrics.jsonl` whose run was killed while writing it: that line is left out, and a note says so.
 """
 
-import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,23 +12,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
 from common.errors import InputError
 from configs.cli import load
 from configs.schema import Config
 from engine.checkpoint import CheckpointError, read_checkpoint
 from eval.charades_localize import read_predictions
-from tools.runs import STREAMS, read_chosen, read_metrics
+from tools.runs import STREAMS, read_json, read_metrics
 
 
-@dataclass(frozen=True)
-class Best:
-    """What `best.pt` says of itself."""
+class Line(BaseModel, extra="allow"):
+    """What every line of a metrics.jsonl has among others."""
 
-    epoch: int  # epochs done
+    event: str
+    epoch: float
     step: int
-    version: str  # of the code that wrote it
-    config_sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,24 +35,24 @@ class StageRecord:
     """One training stage of a run.
 
     Attributes:
-        train, validation: The lines of metrics.jsonl by event, in order.
+        lines: Of metrics.jsonl, in order.
         metrics: Of the best validation or the latest --eval_only.
         scores: {video: (25,C)} of predictions/official.txt, -inf where it has no line; empty without the file.
         every_frame: predictions/dense.npz, where the run has written it.
         chosen: {video: frames that Grid Pool chose}, video frames counted from 1.
+        best: What `best.pt` says of itself: epochs and steps done, the code's version, its configuration's checksum.
         started, updated: When the first process of the run began, and when the last line was written.
     """
 
     key: str
-    train: list[dict[str, Any]]
-    validation: list[dict[str, Any]]
+    lines: list[dict[str, Any]]
     config: Config | None
     config_text: str
     metrics: dict[str, Any] | None
     scores: dict[str, np.ndarray]
     every_frame: Path | None
     chosen: dict[str, list[float]]
-    best: Best | None
+    best: dict[str, Any] | None
     started: datetime | None
     updated: datetime | None
     notes: list[str]
@@ -67,10 +64,9 @@ class StageRecord:
     @property
     def status(self) -> str:
         """How far training is, in a few words."""
-        lines = sorted([*self.train, *self.validation], key=lambda line: line["step"])
-        if not lines:
+        if not self.lines:
             return "evaluated only" if self.metrics else "no epoch finished yet"
-        epoch, step = lines[-1]["epoch"], lines[-1]["step"]
+        epoch, step = self.lines[-1]["epoch"], self.lines[-1]["step"]
         if self.config is None:
             return f"{epoch:g} epochs, {step} steps"
         stage = getattr(self.config, self.key)
@@ -92,20 +88,9 @@ class RunRecord:
         return next((stage.config for stage in reversed(self.stages) if stage.config), None)
 
     @property
-    def name(self) -> str:
-        return self.config.run.name if self.config else self.folder.resolve().name
-
-    @property
     def scored(self) -> StageRecord | None:
         """The last stage with predictions."""
         return next((stage for stage in reversed(self.stages) if stage.scores), None)
-
-    @property
-    def num_classes(self) -> int:
-        """Of the configuration, else of the predictions; 0 where neither is there."""
-        if self.config:
-            return self.config.data.num_classes
-        return next(iter(self.scored.scores.values())).shape[1] if self.scored else 0
 
 
 def read_run(folder: Path, config: Path | None = None) -> RunRecord:
@@ -132,18 +117,18 @@ def read_stage(run: Path, key: str, given: Config | None) -> StageRecord:
     except CheckpointError as error:
         best = None
         notes.append(str(error))
+    begun = [int(path.name.split(".")[3]) for path in folder.glob("tensorboard/events.out.tfevents.*")]  # in seconds
     return StageRecord(
         key=key,
-        train=[line for line in lines if line["event"] == "train"],
-        validation=[line for line in lines if line["event"] == "validation"],
+        lines=lines,
         config=config,
         config_text=if_there(folder / "config.yaml", lambda path: path.read_text(encoding="utf-8")) or "",
         metrics=if_there(folder / "metrics.json", read_metrics),
         scores=if_there(predictions / "official.txt", lambda path: read_predictions(path, num_classes)) or {},
         every_frame=dense if dense.is_file() else None,
-        chosen=if_there(predictions / "grid.json", read_chosen) or {},
+        chosen=if_there(predictions / "grid.json", lambda path: read_json(path, dict[str, list[float]])) or {},
         best=best,
-        started=first_start(folder / "tensorboard"),
+        started=datetime.fromtimestamp(min(begun)) if begun else None,
         updated=if_there(log, lambda path: datetime.fromtimestamp(path.stat().st_mtime)),
         notes=notes,
     )
@@ -160,40 +145,20 @@ def if_there(path: Path, read: Callable[[Path], T]) -> T | None:
 
 
 def read_log(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The lines of a metrics.jsonl, none without the file, and notes on what was left out."""
-    if not path.is_file():
-        return [], []
-    texts = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    """The lines of a metrics.jsonl, none without the file, and a note where its last one is left out."""
+    texts = path.read_bytes().splitlines() if path.is_file() else []
     lines = []
     for number, text in enumerate(texts, start=1):
-        line = parsed_line(text)
-        if line is not None:
-            lines.append(line)
-        elif number == len(texts):
+        try:
+            lines.append(Line.model_validate_json(text).model_dump())
+        except ValidationError:
+            if number < len(texts):
+                raise InputError(f"{path}:{number}: damaged: not a line of a run's record; remove this line") from None
             return lines, [f"{path.name}: its last line, number {number}, is incomplete and left out"]
-        else:
-            raise InputError(f"{path}:{number}: damaged: not a line of a run's record; remove this line")
     return lines, []
 
 
-def parsed_line(text: str) -> dict[str, Any] | None:
-    """One line of a metrics.jsonl; None for anything else."""
-    try:
-        line = json.loads(text, parse_constant=lambda _: None)
-        known = isinstance(line["event"], str) and all(type(line[key]) in (int, float) for key in ("epoch", "step"))
-    except (ValueError, KeyError, TypeError):
-        return None
-    return line if known else None
-
-
-def read_best(path: Path, stage: str) -> Best:
+def read_best(path: Path, stage: str) -> dict[str, Any]:
     contents = read_checkpoint(path, stage=stage)
-    at = contents["position"]
-    return Best(at["epoch"], at["step"], contents["version"], contents["config_sha256"])
-
-
-def first_start(tensorboard: Path) -> datetime | None:
-    """When the first process began, by the second in the names of TensorBoard's files: copying does not change it."""
-    names = [path.name for path in tensorboard.glob("events.out.tfevents.*")]
-    seconds = [int(match[1]) for name in names if (match := re.match(r"events\.out\.tfevents\.(\d+)", name))]
-    return datetime.fromtimestamp(min(seconds)) if seconds else None
+    about = {name: contents["position"][name] for name in ("epoch", "step")}
+    return about | {"version": contents["version"], "config_sha256": contents["config_sha256"][:12]}

@@ -14,12 +14,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from configs.schema import FROM_SCRATCH, Config
-from eval.charades_localize import Truth, frame_labels
+from eval.charades_localize import Truth
 from tools.report.data import RunRecord, StageRecord
 from tools.report.videos import rounded
+from tools.runs import official_labels
 
 FILES = Path(__file__).with_name("files")
 SCRIPTS = ("elements.js", "curves.js", "results.js", "classes.js", "videos.js", "page.js")
@@ -28,8 +27,6 @@ POOLS = {"grid": "Grid Pool", "avg": "average pooling", "max": "maximum pooling"
 FUSIONS = {"multistage": "multi-stage fusion", "per_stage": "fusion stage by stage",
            "lateral": "lateral concatenation", "none": "no fusion"}  # fmt: skip
 RULES = ("official", "released", "frames")
-CURVES = ("epoch", "step", "steps", "loss", "cls_loss", "loc_loss", "mAP", "lr", "data_seconds", "compute_seconds",
-          "mAP_official", "mAP_official_defined", "mAP_released", "mAP_frames")  # fmt: skip
 
 
 def render(values: Mapping[str, Any]) -> str:
@@ -68,13 +65,12 @@ def page_values(
     truth: Mapping[str, Truth],
     videos: Sequence[Mapping[str, Any]],
     notes: Sequence[str],
-    made: datetime,
 ) -> dict[str, Any]:
     """What the page shows, in the form that its scripts read."""
     return {
-        "name": run.name,
+        "name": run.config.run.name if run.config else run.folder.resolve().name,
         "folder": str(run.folder),
-        "made": f"{made:%Y-%m-%d %H:%M}",
+        "made": f"{datetime.now():%Y-%m-%d %H:%M}",
         "summary": summary(run.config, truth) if run.config else [],
         "stages": [stage_values(stage) for stage in run.stages],
         "classes": class_rows(run, names, truth),
@@ -90,31 +86,25 @@ def summary(config: Config, truth: Mapping[str, Truth]) -> list[tuple[str, str]]
     tested = f", {len(truth):,} test videos" if truth else ""
     return [
         ("Network", f"X3D {model.variant}, {POOLS[model.pool]}, {FUSIONS[model.fusion]}"),
-        ("Task", f"{data.num_classes} classes{tested}, every {ordinal(data.stride)}video frame"),
+        ("Task", f"{data.num_classes} classes{tested}, stride {data.stride}"),
         ("Frames", data.frames),
         ("Annotations", f"{data.annotations} ({data.kind})"),
         ("Seed, precision", f"{config.run.seed}, {config.run.precision}"),
     ]
 
 
-def ordinal(number: int) -> str:
-    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return "" if number == 1 else f"{number}{ending} "
-
-
 def stage_values(stage: StageRecord) -> dict[str, Any]:
-    metrics = {name: value for name, value in (stage.metrics or {}).items() if not name.startswith("AP_")}
     return {
         "key": stage.key,
         "title": stage.title,
         "status": stage.status,
         "started": f"{stage.started:%Y-%m-%d %H:%M}" if stage.started else None,
         "updated": f"{stage.updated:%Y-%m-%d %H:%M}" if stage.updated else None,
-        "best": vars(stage.best) | {"config_sha256": stage.best.config_sha256[:12]} if stage.best else None,
+        "best": stage.best,
         "training": training_summary(stage),
-        "train": [curve_point(line) for line in stage.train],
-        "validation": [curve_point(line) for line in stage.validation],
-        "metrics": metrics or None,
+        "train": [without_classes(line) for line in stage.lines if line["event"] == "train"],
+        "validation": [without_classes(line) for line in stage.lines if line["event"] == "validation"],
+        "metrics": without_classes(stage.metrics) if stage.metrics else None,
         "config": stage.config_text,
         "notes": stage.notes,
     }
@@ -133,8 +123,8 @@ def training_summary(stage: StageRecord) -> str:
     )
 
 
-def curve_point(line: Mapping[str, Any]) -> dict[str, float | None]:
-    return {name: line[name] for name in CURVES if name in line}
+def without_classes(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if not name.startswith("AP_")}
 
 
 def class_rows(run: RunRecord, names: Sequence[str], truth: Mapping[str, Truth]) -> list[dict[str, Any]]:
@@ -143,21 +133,19 @@ def class_rows(run: RunRecord, names: Sequence[str], truth: Mapping[str, Truth])
     rules = [rule for rule in RULES if any(values.get(f"AP_{rule}") for values in metrics.values())]
     if not rules:
         return []
-    labels = [frame_labels(*known, len(names)) for known in truth.values()]
-    known = np.concatenate(labels) if labels else None  # (F,C) at all official frames
+    known = official_labels(truth, len(names)) if truth else None
     return [
         {
             "name": name,
             "positives": None if known is None else int(known[:, label].sum()),
             "chance": None if known is None else rounded(known[:, label].mean(), 5),
             "AP": {
-                rule: {key: rounded(item(values.get(f"AP_{rule}"), label), 5) for key, values in metrics.items()}
+                rule: {
+                    key: rounded(values[f"AP_{rule}"][label], 5) if f"AP_{rule}" in values else None
+                    for key, values in metrics.items()
+                }
                 for rule in rules
             },
         }
         for label, name in enumerate(names)
     ]
-
-
-def item(values: Sequence[float | None] | None, index: int) -> float | None:
-    return values[index] if values and index < len(values) else None

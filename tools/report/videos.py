@@ -10,16 +10,16 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from common.errors import InputError
 from configs.schema import Config
 from datasets.clips import place_window, video_length
-from datasets.frames import frame_path, list_frames, usable_frames
+from datasets.frames import frame_path, get_decoder, list_frames, usable_frames
 from eval.average_precision import average_precision
 from eval.charades_localize import Truth, frame_labels
 from eval.dense import read_steps
@@ -33,33 +33,6 @@ STRIP_FRAMES = 12
 STRIP_HEIGHT, JPEG_QUALITY = 120, 72  # pixels: enough for a sharp strip on a dense screen
 MOST_STEPS = 400  # of a score along a video: of more, every second, third, ... frame is shown
 FALSE_CLASSES = 4  # classes shown that a video does not have: those with the highest scores
-
-
-class Steps(NamedTuple):
-    """Scores along a video."""
-
-    scores: np.ndarray  # (F,C), -inf where there is none
-    seconds: float  # from one step to the next
-    at: str  # what the steps are
-
-    def shown(self, classes: Sequence[int]) -> dict[str, Any]:
-        """What the page shows of them: a row for each of these classes."""
-        rows = [[rounded(score, 4) for score in row] for row in self.scores[:, list(classes)].T.tolist()]
-        return {"step": rounded(self.seconds, 5), "at": self.at, "rows": rows}
-
-
-class Weights(NamedTuple):
-    """Gaussian weights of a video's fine frames for each coarse frame (section 3.3 of the paper)."""
-
-    times: np.ndarray  # (T',) seconds of the fine frames
-    centres: np.ndarray  # (J,) seconds
-    sigma: float  # seconds
-    values: np.ndarray  # (J,T') in [0,1]
-
-    def shown(self) -> dict[str, Any]:
-        """What the page shows of them."""
-        digits = {"times": TIMES, "centres": TIMES, "sigma": TIMES, "values": 2}
-        return {name: np.round(value, digits[name]).tolist() for name, value in self._asdict().items()}
 
 
 def rounded(value: float | None, digits: int) -> float | None:
@@ -124,7 +97,7 @@ def read_video(run: RunRecord, config: Config, video: str, why: str, truth: Trut
     predicted = [stage for stage in run.stages if video in stage.scores]
     scores = {stage.key: stage.scores[video] for stage in predicted}
     classes = shown_classes(truth.actions, scores)
-    n, strip, notes = read_frames(Path(config.data.frames), video, truth.length)
+    n, strip, notes = film_strip(Path(config.data.frames), video, truth.length)
     notes += [f"{stage.title}: no predictions of this video." for stage in run.stages
               if stage.scores and stage not in predicted]  # fmt: skip
 
@@ -139,63 +112,69 @@ def read_video(run: RunRecord, config: Config, video: str, why: str, truth: Trut
         "seconds": rounded(truth.length, TIMES),
         "truth": [[c, rounded(start, TIMES), rounded(end, TIMES)] for c, start, end in truth.actions if end > start],
         "classes": classes,
-        "scores": {stage.key: score_steps(stage, video, truth.length).shown(classes) for stage in predicted},
+        "scores": {stage.key: score_steps(stage, video, truth.length, classes) for stage in predicted},
         "precision": {key: rounded(video_precision(values, truth), 4) for key, values in scores.items()},  # AP
         "strip": strip,
         "chosen": [[rounded(frame, 1), rounded((frame - 1) * per_frame, TIMES)] for frame in places],
-        "weights": weights and weights.shown(),
+        "weights": weights
+        and {name: np.round(x, 2 if name == "values" else TIMES).tolist() for name, x in weights.items()},
         "notes": [*notes, note] if note else notes,
     }
 
 
-def read_frames(frames: Path, video: str, seconds: float) -> tuple[int, list[list], list[str]]:
-    """Number of frames of a video (0 where unknown), its film strip, and notes on what is missing."""
+def film_strip(frames: Path, video: str, seconds: float) -> tuple[int, list[list], list[str]]:
+    """A video's number of frames (0 where unknown), its film strip, and notes on what is missing.
+
+    The strip's frames are evenly spaced, each from the middle of its share: [number, seconds, base64 of a JPEG].
+    """
     n = 0
     try:
         n = usable_frames(frames, video, list_frames(frames, video), allow_gaps=True)
-        return n, film_strip(frames, video, n, seconds), [] if n else [f"No frames of this video in {frames}."]
+        numbers = [int((k + 0.5) / STRIP_FRAMES * n) + 1 for k in range(STRIP_FRAMES)] if n else []
+        places = [(number, rounded((number - 1) * seconds / n, TIMES)) for number in numbers]
+        strip = [[number, time, thumbnail(frame_path(frames, video, number))] for number, time in places]
+        return n, strip, [] if n else [f"No frames of this video in {frames}."]
     except InputError as error:
         return n, [], [f"No film strip: {error}"]
 
 
-def score_steps(stage: StageRecord, video: str, seconds: float) -> Steps:
-    """The scores of every frame where they were kept, else those of the official frames."""
-    official = stage.scores[video]
+def score_steps(stage: StageRecord, video: str, seconds: float, classes: Sequence[int]) -> dict[str, Any]:
+    """Rows of these classes' scores along the video: of every frame where they were kept, else of the official frames.
+
+    "step": seconds from one score to the next; "at": what the steps are.
+    """
+    scores, step, at = stage.scores[video], seconds / FRAMES_PER_VIDEO, "the 25 official frames"
     kept = read_steps(stage.every_frame, [video]).get(video) if stage.every_frame else None
-    if kept is None or kept.seconds is None or len(kept.scores) < 2:
-        return Steps(official, seconds / FRAMES_PER_VIDEO, "the 25 official frames")
-    if kept.scores.shape[1] != official.shape[1]:
-        number = kept.scores.shape[1]
-        raise InputError(f"{stage.every_frame}: {number} scores a frame, another number than in official.txt")
-    every = -(-len(kept.scores) // MOST_STEPS)
-    at = "every frame" if every == 1 else f"one of {every} frames"
-    return Steps(kept.scores[::every], every * float(kept.seconds[1] - kept.seconds[0]), at)
-
-
-def film_strip(frames: Path, video: str, n: int, seconds: float) -> list[list]:
-    """Evenly spaced frames, each from the middle of its share of the video: [number, seconds, base64 of a JPEG]."""
-    numbers = [int((k + 0.5) / STRIP_FRAMES * n) + 1 for k in range(STRIP_FRAMES)] if n else []
-    return [[number, rounded((number - 1) * seconds / n, TIMES), thumbnail(frame_path(frames, video, number))]
-            for number in numbers]  # fmt: skip
+    if kept is not None and kept.seconds is not None and len(kept.scores) > 1:
+        every = -(-len(kept.scores) // MOST_STEPS)
+        scores, step = kept.scores[::every], every * float(kept.seconds[1] - kept.seconds[0])
+        at = "every frame" if every == 1 else f"one of {every} frames"
+    rows = [[rounded(score, 4) for score in row] for row in scores[:, list(classes)].T.tolist()]
+    return {"step": rounded(step, 5), "at": at, "rows": rows}
 
 
 def thumbnail(path: Path) -> str:
     """The frame as a small JPEG, base64."""
-    try:
-        with Image.open(path) as image:
-            image.thumbnail((4 * STRIP_HEIGHT, STRIP_HEIGHT))
-            file = io.BytesIO()
-            image.convert("RGB").save(file, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:  # SyntaxError: PIL's broken headers
-        raise InputError(f"{path}: unreadable frame ({error})") from None
+    image = Image.fromarray(get_decoder()(path).numpy())
+    image.thumbnail((4 * STRIP_HEIGHT, STRIP_HEIGHT))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=JPEG_QUALITY, optimize=True)
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def fine_weights(config: Config, places: Sequence[float], T: int, per_frame: float) -> tuple[Weights | None, str]:
-    """Gaussian weights of the fine frames that the network sees of a video of T clip frames; or why there are none.
+def fine_weights(
+    config: Config, places: Sequence[float], T: int, per_frame: float
+) -> tuple[dict[str, np.ndarray | float] | None, str]:
+    """Gaussian weights of the fine frames that the network sees of a video, for each coarse frame (section 3.3).
 
-    places: Grid Pool's frames, video frames from 1; place 1 + stride g (T - 1) stands for location g.
-    per_frame: seconds of a video frame.
+    Args:
+        places: (J,) Grid Pool's frames, video frames from 1; place 1 + stride g (T - 1) stands for location g.
+        T: Clip frames of the video.
+        per_frame: Seconds of a video frame.
+
+    Returns:
+        "times" (T',) of the fine frames, "centres" (J,), "sigma", all in seconds, and "values" (J,T') in [0,1]; or None
+        and why, where there is a reason to tell.
     """
     data, model = config.data, config.model
     if model.fusion in ("none", "lateral") or model.alignment != "gaussian":
@@ -210,9 +189,9 @@ def fine_weights(config: Config, places: Sequence[float], T: int, per_frame: flo
     mask = torch.ones(1, seen, dtype=torch.float64)
     values = gaussian_weights(centres[None], mask, scale=model.gaussian_scale)[0].T
     clip_frame = data.stride * per_frame
-    return Weights(
-        times=(window + np.arange(seen)) * clip_frame,
-        centres=(window + centres.numpy()) * clip_frame,
-        sigma=model.gaussian_scale * seen * clip_frame,
-        values=values.numpy(),
-    ), ""
+    return {
+        "times": (window + np.arange(seen)) * clip_frame,
+        "centres": (window + centres.numpy()) * clip_frame,
+        "sigma": model.gaussian_scale * seen * clip_frame,
+        "values": values.numpy(),
+    }, ""
