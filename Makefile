@@ -1,8 +1,8 @@
-# make demo   the whole method on a small generated dataset, on the CPU, in minutes
-# make test   the tests
-# make faults the tests that kill, stop and starve runs, all of them (make test has a selection)
-# make lint   ruff and mypy
-# make .venv  the environment that all of these use (built by itself when needed)
+# make demo   run all three stages on a small generated dataset, on a CPU, in minutes
+# make test   run lint and the tests
+# make faults run all tests that kill, stop and starve runs (make test runs a subset)
+# make lint   run ruff and mypy
+# make .venv  create the environment used by all targets (created automatically when needed)
 
 PYTHON ?= python3
 BIN := .venv/bin

@@ -67,40 +67,40 @@ def _checks(section: str) -> dict[str, TypeAdapter[Any]]:
 
 @dataclass(kw_only=True)
 class Data(Section):
-    """the dataset, and how clips are cut from its videos"""
+    """the dataset, and how clips are sampled from its videos"""
 
     kind: Fixed[Literal["charades", "multithumos", "generic"]] = "charades"
-    """which dataset the annotations describe; generic: an own one"""
+    """dataset type; generic: your own dataset"""
     frames: str = "data/Charades_v1_rgb"
-    """folder of the video frames: FRAMES/ID/ID-000001.jpg and so on"""
+    """folder of video frames: FRAMES/ID/ID-000001.jpg and so on"""
     annotations: str = "data/Charades"
-    """annotations: a JSON file, or a folder that holds both official CSV files"""
+    """JSON file, or folder with both official CSV files"""
     ground_truth: str | None = None
-    """official CSV of the test videos; without it, actions and durations come from the annotations"""
+    """official CSV of the test videos; null: actions and durations are taken from the annotations"""
     num_classes: Fixed[Count] = 157
     """number of activity classes"""
     class_names: str | None = None
-    """text file with a class name a line; null: Charades' own file beside the annotations, else "class 0" and so on"""
+    """text file with one class name per line; null: Charades' own next to the annotations, else "class 0" and so on"""
     stride: Fixed[Count] = 10
-    """video frames from one clip frame to the next (published: 12 for variant S, 10 for M and XL)"""
+    """temporal stride of clip frames, in video frames (published: 12 for variant S, 10 for M and XL)"""
     clip_span: int = 640
     """length of a training clip, in video frames (64 clip frames at stride 10)"""
     fine_frames: Stage3[Count] = 128
-    """most fine features that stage 3 sees of a video, in clip frames"""
+    """maximum number of fine features per video in stage 3, in clip frames"""
     fine_window: Stage3[Literal["first", "centred"]] = "first"
-    """which of a longer video's fine features these are: its first, or those around the clip"""
+    """fine features used if the video has more: the first ones, or those centred on the clip"""
     min_frames: Whole = 162
-    """shorter videos (in video frames) are left out of training and of rule "released" """
+    """minimum length in video frames; shorter videos are excluded from training and from rule "released" """
     size: Fixed[Pixels | None] = None
-    """side of the square network input, in pixels; null: the variant's (S 160, M 224, XL 312, tiny 64)"""
+    """side of the square network input, in pixels; null: that of the variant (S 160, M 224, XL 312, tiny 64)"""
     image_backend: Literal["auto", "torchvision", "accimage", "pil"] = "auto"
-    """what decodes JPEG files; auto takes torchvision"""
+    """JPEG decoder; auto: torchvision"""
     workers: Whole = 4
-    """processes that load data; 0 loads in the main process"""
+    """number of data-loading processes; 0: load in the main process"""
     allow_missing: bool = False
-    """continue when more than 1% of the videos have no frames folder"""
+    """continue even if more than 1% of the videos have no frames folder"""
     on_bad_sample: Literal["error", "skip"] = "error"
-    """a video with missing or unreadable frames: an error, or skipped and named (at most 1% of them, or one)"""
+    """missing or unreadable frames: raise an error, or skip and report the video (at most 1% of videos, or one)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,21 +113,21 @@ class Model(Section):
     """the networks of both streams"""
 
     variant: Fixed[Literal["S", "M", "XL", "tiny"]] = "M"
-    """size of X3D; tiny is for the demo and tests"""
+    """X3D variant; tiny is for the demo and tests"""
     pool: Fixed[Stage3[Literal["grid", "avg", "max", "stride", "none"]]] = "grid"
-    """temporal pooling of the Coarse stream; none is the paper's Fine-Fine"""
+    """temporal pooling of the Coarse stream; none: the paper's Fine-Fine"""
     fusion: Fixed[Stage3[Literal["multistage", "per_stage", "lateral", "none"]]] = "multistage"
-    """how fine features enter the Coarse stream: all into every stage, each into its own, as SlowFast's, or not"""
+    """fusion of fine features: all levels into every stage, each level into its own stage, as in SlowFast, or none"""
     alignment: Fixed[Stage3[Literal["gaussian", "uniform"]]] = "gaussian"
-    """how fine frames weigh for a coarse frame: by Gaussians around it, or all alike"""
+    """weights of fine frames for each coarse frame: Gaussian around it, or uniform"""
     gaussian_scale: Fixed[Stage3[Positive]] = 0.125
-    """sigma of the Gaussians, relative to the number of fine frames"""
+    """sigma of the Gaussians, as a fraction of the number of fine frames"""
     bn_splits: Fixed[Count] = 1
-    """groups of the batch that are normalised separately in training; the batch must be divisible by it"""
+    """number of sub-batches that are normalised separately in training; must divide the batch size"""
     dropout: Share = 0.5
-    """probability with which training drops a feature before the classifier"""
+    """dropout probability before the classifier"""
     checkpoint_activations: bool = False
-    """train in less memory: compute each block's activations again in the backward pass instead of keeping them"""
+    """activation checkpointing: recompute each block's activations in the backward pass to save memory"""
 
 
 @dataclass(kw_only=True)
@@ -135,31 +135,31 @@ class Stage(Section):
     """Training by SGD, common to stages 1 and 3 (see `Fine` and `Coarse` for the published values)."""
 
     init: NoEffect[str] = KINETICS_WEIGHTS
-    """checkpoint to start from or to evaluate, ours or a published one; none: random weights"""
+    """checkpoint to start from or to evaluate, ours or published; none: random weights"""
     batch_size: Count
-    """videos in a training batch, over all GPUs together"""
+    """training batch size in videos, over all GPUs"""
     lr: Positive
-    """learning rate at the start"""
+    """initial learning rate"""
     momentum: Share = 0.9
-    """momentum of SGD"""
+    """SGD momentum"""
     weight_decay: NotNegative = 1e-5
-    """weight decay, on every parameter"""
+    """weight decay, applied to every parameter"""
     epochs: Count = 200
-    """most passes over the training videos"""
+    """maximum number of passes over the training videos"""
     round_epochs: Count
-    """epochs in a round; after each round comes a validation"""
+    """epochs per round; each round ends with a validation"""
     milestones: list[Count]
-    """the learning rate falls after these rounds, in ascending order"""
+    """rounds after which the learning rate is multiplied by lr_decay, in ascending order"""
     lr_decay: Factor = 0.1
-    """factor of the learning rate at each milestone"""
+    """learning rate factor at each milestone"""
     drop_last: bool
-    """leave an incomplete last batch of an epoch out"""
+    """drop the last incomplete batch of each epoch"""
     max_steps: Count | None = None
-    """stop after this many optimizer steps; null: no such limit"""
+    """maximum number of optimizer steps; null: no limit"""
     accumulate: Count = 1
-    """parts in which a process works through its share of a batch, for less memory; each is normalised on its own"""
+    """gradient accumulation: parts of each process's batch, normalised separately; more parts need less memory"""
     clip_grad: Positive | None = None
-    """largest norm of the gradient; null: not limited, as published"""
+    """maximum gradient norm; null: no clipping, as published"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -192,15 +192,15 @@ class Coarse(Stage):
     milestones: list[Count] = field(default_factory=lambda: [15, 25, 35])
     drop_last: bool = False
     fusion_lr_factor: Positive = 10.0
-    """learning rate of the fusion layers, relative to the others'"""
+    """learning rate of the fusion layers, relative to that of the other layers"""
     fine_source: Fixed[Literal["store", "network"]] = "store"
-    """where fine features come from: stage 2's store, or the Fine stream at once, from the frames of the fine window"""
+    """source of fine features: stage 2's store, or the Fine stream itself, run on the frames of the fine window"""
     fine_init: str | None = None
-    """with network: checkpoint of stage 1 that the Fine stream starts from; null: this run's best.pt; none: random"""
+    """with network: stage 1 checkpoint for the Fine stream; null: this run's best.pt; none: random weights"""
     fine_frozen: Fixed[bool] = True
-    """with network: the Fine stream stays as it is; otherwise both streams are trained"""
+    """with network: freeze the Fine stream; if false, both streams are trained"""
     fine_loss_weight: NotNegative = 1.0
-    """with network, both trained: the Fine stream's loss, on the labels of its window, relative to the Coarse one's"""
+    """with network, both trained: weight of the Fine stream's loss (on its window's labels), relative to Coarse's"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -213,27 +213,27 @@ class Features(Section):
     """stage 2, extract_fineFEAT.py: the store of fine features"""
 
     dir: str | None = None
-    """folder of the store; null: features/ in the run's folder"""
+    """folder of the feature store; null: features/ in the run's folder"""
     checkpoint: str | None = None
-    """Fine stream that extracts, ours or a published one; null: stage 1's best.pt of this run"""
+    """checkpoint of the Fine stream, ours or published; null: stage 1's best.pt of this run"""
     dtype: Literal["float16", "float32"] = "float16"
-    """precision in which features are stored"""
+    """data type of stored features"""
     verify: bool = False
-    """hash every finished file again when an extraction is resumed"""
+    """check the hash of every finished file when extraction resumes"""
 
 
 @dataclass(kw_only=True)
 class Eval(Section):
-    """evaluation, also during training"""
+    """evaluation, including validation during training"""
 
     batch_size: Count = 1
-    """most videos evaluated together; they are always of equal length, so results do not depend on it"""
+    """maximum number of videos in a batch, all of equal length; results do not depend on it"""
     window: Count | None = None
-    """clip frames of a video that a network sees at a time, also in extraction; null: whole videos, as published"""
+    """window length in clip frames, for evaluation and extraction; null: whole videos, as published"""
     overlap: Whole | None = None
-    """clip frames that one window has in common with the next, where they are blended; null: a quarter of a window"""
+    """overlap of neighbouring windows in clip frames, where results are blended; null: a quarter of a window"""
     save_frames: bool = False
-    """also write predictions/dense.npz: the scores of every frame, for rule "dense" of tools.compare (4 bytes each)"""
+    """also write predictions/dense.npz: the scores of every frame (4 bytes each), for rule "dense" of tools.compare"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -251,24 +251,24 @@ class Eval(Section):
 
 @dataclass(kw_only=True)
 class Run(Section):
-    """where results go, and how a run repeats"""
+    """output, reproducibility and devices"""
 
     name: NoEffect[str] = "charades"
-    """name of the experiment; all three stages share it"""
+    """name of the experiment, shared by all three stages"""
     dir: NoEffect[str | None] = None
-    """folder of the run's results; null: runs/NAME"""
+    """output folder; null: runs/NAME"""
     seed: Whole = 0
-    """seed of every random draw"""
+    """random seed"""
     resume: NoEffect[Literal["auto", "never"]] = "auto"
-    """auto continues from last.pt where there is one; never starts again"""
+    """auto: continue from last.pt if it exists; never: start from the beginning"""
     threads: Count | None = None
-    """CPU threads for PyTorch; null: its own choice"""
+    """number of CPU threads for PyTorch; null: PyTorch's default"""
     processes: Count | None = None
-    """processes that train together on this machine; null: one for each GPU of -gpu"""
+    """number of training processes on this machine; null: one per GPU of -gpu"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """of training: full, or half by autocast; losses, sampling locations and Gaussian weights stay in float32"""
+    """training precision: full or autocast; losses, sampling locations and Gaussian weights stay in float32"""
     compile: bool = False
-    """train through torch.compile"""
+    """train with torch.compile"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
