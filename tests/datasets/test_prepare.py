@@ -415,7 +415,7 @@ BAD = {
     "no JSON": (["multithumos", "--annotations", "v.mp4", "--json", "new.json"], 1, "; give --annotations the"),
     "no CSV": (["charades", "--annotations", "none", "--json", "new.json"], 1, "no such file; --annotations"),
     "no classes": (["charades", "--annotations", "c.json", "--json", "new.json"], 1, "class 157 is outside 0..156\n"),
-    "class names": (["charades", "--annotations", "run.json", "--json", "new.json"], 1, "whole numbers from 0\n"),
+    "class names": (["charades", "--annotations", "run.json", "--json", "new.json"], 1, "should be a whole number"),
     "no videos given": (["videos", "--frames", "new"], 2, "give --videos and --frames"),
     "no frames given": (["charades", "--videos", "v.mp4"], 2, "--videos needs --frames"),
     "no source of JSON": (["charades", "--json", "new.json"], 2, "--json needs --annotations"),
