@@ -8,7 +8,7 @@
 
 `--videos` with `--frames` extracts frames; the same command continues what was interrupted, and adds new own videos to
 `--json`. `--annotations` with `--json` converts; of a dataset's videos only annotated ones are extracted when both are
-given. `video` says which frames a video gives, `frame_folders` how they are written.
+given. `video` says which frames a video gives, `extraction` how they are written.
 """
 
 import argparse
@@ -28,8 +28,7 @@ from common.text import first_few
 from datasets.annotations import Video, read_table
 from datasets.kinds import CHARADES, MULTITHUMOS
 from datasets.prepare import convert
-from datasets.prepare.extraction import annotated_only, extract_frames, video_files
-from datasets.prepare.frame_folders import Record, Settings, count_files
+from datasets.prepare.extraction import Record, Settings, annotated_only, count_files, extract_frames, video_files
 from datasets.prepare.video import FPS, SIZE
 
 QUALITY = 85

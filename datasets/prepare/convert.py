@@ -36,11 +36,10 @@ def read_multithumos(folder: Path) -> tuple[list[Video], list[str]]:
             actions[video].append(Action(label, start, end))
     if not actions:
         raise InputError(f"{files}: no interval in any class's file")
-    return [Video(video, _subset_of(video), math.nan, tuple(actions[video])) for video in sorted(actions)], names
-
-
-def _subset_of(video: str) -> Subset:
-    return next(subset for prefix, subset in SUBSETS.items() if video.startswith(prefix))
+    subsets = {
+        video: subset for video in sorted(actions) for prefix, subset in SUBSETS.items() if video.startswith(prefix)
+    }
+    return [Video(video, subset, math.nan, tuple(actions[video])) for video, subset in subsets.items()], names
 
 
 def _read_intervals(file: Path) -> Iterable[tuple[str, float, float]]:

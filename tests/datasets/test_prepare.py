@@ -17,9 +17,9 @@ from PIL import Image
 from datasets.annotations import load_annotations
 from datasets.frames import count_frames, frame_path
 from datasets.kinds import CHARADES, MULTITHUMOS
-from datasets.prepare import frame_folders
+from datasets.prepare import extraction
 from datasets.prepare.__main__ import main
-from datasets.prepare.frame_folders import RECORD, Record, sole_writer
+from datasets.prepare.extraction import RECORD, Record, sole_writer
 from tests.datasets.video_files import corners, number_of, write_video
 
 
@@ -89,10 +89,10 @@ def test_the_same_command_continues(videos, tmp_path, capsys):
     assert count_frames(tmp_path / "frames", "b") == 36
 
 
-def prepare_until_killed(videos: Path, frames: int, encode=frame_folders._jpeg) -> None:
+def prepare_until_killed(videos: Path, frames: int, encode=extraction._jpeg) -> None:
     """In a process of its own: killed as it encodes frame number `frames`."""
     countdown = iter(range(frames - 1, -1, -1))
-    frame_folders._jpeg = lambda *args: encode(*args) if next(countdown) else os.kill(os.getpid(), signal.SIGKILL)
+    extraction._jpeg = lambda *args: encode(*args) if next(countdown) else os.kill(os.getpid(), signal.SIGKILL)
     prepare(videos, "--workers", "1")
 
 
