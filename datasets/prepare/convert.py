@@ -24,10 +24,6 @@ def read_multithumos(folder: Path) -> tuple[list[Video], list[str]]:
     Args:
         folder: With the class list; the classes' files are beside it or in `annotations/`.
     """
-    if not (folder / CLASS_LIST).is_file():
-        raise InputError(
-            f"{folder / CLASS_LIST}: no such file; give --annotations MultiTHUMOS' folder of text files, or its JSON"
-        )
     names = read_class_names(folder / CLASS_LIST)
     files = folder / "annotations" if (folder / "annotations").is_dir() else folder
     actions: defaultdict[str, list[Action]] = defaultdict(list)
@@ -44,13 +40,7 @@ def read_multithumos(folder: Path) -> tuple[list[Video], list[str]]:
 
 def _read_intervals(file: Path) -> Iterable[tuple[str, float, float]]:
     """Lines `video start end`."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file, but {CLASS_LIST} names this class; complete the download") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not a text file ({error.reason})") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         if not line.strip():
             continue
         try:

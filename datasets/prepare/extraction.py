@@ -218,7 +218,8 @@ def make_folder(
         called_off: Looked at before every frame; once it is set, CancelledError, and nothing of the folder remains.
     """
     folder = root / source.stem
-    unfinished, replaced = (root / f"{dots}{source.stem}{PARTIAL}" for dots in (".", ".."))  # no id begins with a dot
+    unfinished = root / f".{source.stem}{PARTIAL}"
+    replaced = root / f"..{source.stem}{PARTIAL}"  # no id begins with a dot
     unfinished.mkdir()
     try:
         video = VideoFile(source, size=settings.size, threads=threads)

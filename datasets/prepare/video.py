@@ -110,7 +110,7 @@ class VideoFile:
         try:
             container = av.open(str(self.path.absolute()), metadata_errors="replace")
         except av.FFmpegError as error:
-            raise InputError(f"{self.path}: cannot be read ({_reason(error)}); give a whole video file") from None
+            raise InputError(f"{self.path}: cannot be read ({error.strerror}); give a whole video file") from None
         with container:
             name, stream = container.format.name, container.streams.best("video")
             if name.split(",")[0] in NOT_VIDEOS or name.endswith("_pipe"):
@@ -205,7 +205,7 @@ class _Reader:
                     self.damaged += frame.is_corrupt
                     yield frame
         except av.FFmpegError as error:
-            self.stop = _reason(error)
+            self.stop = error.strerror
 
     def problem(self) -> str | None:
         """What is wrong with a file that has been read to its end."""
@@ -241,7 +241,3 @@ def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return False, a < 0, d < 0
     return True, c < 0, b < 0
-
-
-def _reason(error: av.FFmpegError) -> str:
-    return error.strerror or str(error)

@@ -355,8 +355,8 @@ def text_files(tmp_path: Path, *, without: str = "", line: str = "video_test_000
 
 
 BAD_TEXT_FILES = {
-    "no class list": ({"without": "class_list.txt"}, "class_list.txt: no such file; give --annotations"),
-    "no file of a class": ({"without": "annotations/Class9.txt"}, "Class9.txt: no such file, but class_list.txt names"),
+    "no class list": ({"without": "class_list.txt"}, "class_list.txt: no such file\n"),
+    "no file of a class": ({"without": "annotations/Class9.txt"}, "Class9.txt: No such file or directory\n"),
     "two fields": ({"line": "video_test_0000004 1"}, "line 1: 'video_test_0000004 1' is not of the form"),
     "no number": ({"line": "video_test_0000004 1 two"}, "is not of the form `video start end`"),
     "not a time": ({"line": "video_test_0000004 1 nan"}, "is not of the form `video start end`"),
@@ -409,7 +409,7 @@ BAD = {
     "JSON over a pipe": (
         ["videos", "--videos", "v.mp4", "--frames", "new", "--json", "pipe"], 1, "not a plain file; give --json a file",
     ),
-    "JSON over a folder": (["videos", "--videos", "v.mp4", "--frames", "new", "--json", "none"], 1, "none: a folder"),
+    "JSON over a folder": (["videos", "--videos", "v.mp4", "--frames", "new", "--json", "none"], 1, "none: not a"),
     "JSON over its source": (["multithumos", "--annotations", "m.json", "--json", "m.json"], 1, "would replace"),
     "no annotations": (["charades", "--annotations", "gone", "--json", "new.json"], 1, "; give --annotations"),
     "no JSON": (["multithumos", "--annotations", "v.mp4", "--json", "new.json"], 1, "; give --annotations the"),
