@@ -151,12 +151,11 @@ def text_files(scenes: list[Scene], seed: int, rhythm: str) -> dict[str, str]:
 def is_complete(folder: Path, texts: dict[str, str], scenes: list[Scene]) -> bool:
     """Whether the folder holds exactly this demo: the same texts, and every video's number of frames."""
     try:
-        if any((folder / name).read_text(encoding="utf-8") != text for name, text in texts.items()):
-            return False
+        there = {name: (folder / name).read_text(encoding="utf-8") for name in texts}
         counts = [len(os.listdir(folder / "frames" / video_id(i))) for i in range(len(scenes))]
     except (FileNotFoundError, NotADirectoryError):
         return False
-    return counts == [scene.frames for scene in scenes]
+    return there == texts and counts == [scene.frames for scene in scenes]
 
 
 def generate(folder: Path, *, videos: int, seed: int, rhythm: str = DEFAULT_RHYTHM) -> bool:

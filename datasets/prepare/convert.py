@@ -15,7 +15,7 @@ from common.files import write_text
 from datasets.annotations import Action, Subset, Video, read_class_names
 
 CLASS_LIST = "class_list.txt"
-SUBSETS: dict[str, Subset] = {"video_validation_": "training", "video_test_": "testing"}  # THUMOS14's names for them
+TRAINING, TESTING = "video_validation_", "video_test_"  # how THUMOS14's videos are called
 
 
 def read_multithumos(folder: Path) -> tuple[list[Video], list[str]]:
@@ -32,9 +32,7 @@ def read_multithumos(folder: Path) -> tuple[list[Video], list[str]]:
             actions[video].append(Action(label, start, end))
     if not actions:
         raise InputError(f"{files}: no interval in any class's file")
-    subsets = {
-        video: subset for video in sorted(actions) for prefix, subset in SUBSETS.items() if video.startswith(prefix)
-    }
+    subsets: dict[str, Subset] = {v: "training" if v.startswith(TRAINING) else "testing" for v in sorted(actions)}
     return [Video(video, subset, math.nan, tuple(actions[video])) for video, subset in subsets.items()], names
 
 
@@ -50,8 +48,8 @@ def _read_intervals(file: Path) -> Iterable[tuple[str, float, float]]:
             start = end = math.nan
         if not (math.isfinite(start) and math.isfinite(end)):
             raise InputError(f"{file}: line {number}: {line!r} is not of the form `video start end`")
-        if not video.startswith(tuple(SUBSETS)):
-            raise InputError(f"{file}: line {number}: {video} is not called {' or '.join(SUBSETS)}..., as THUMOS14's")
+        if not video.startswith((TRAINING, TESTING)):
+            raise InputError(f"{file}: line {number}: {video} is not called {TRAINING} or {TESTING}..., as THUMOS14's")
         yield video, start, end
 
 
