@@ -12,6 +12,7 @@ do; other commands translate them (`common.errors.options_called`).
 
 import json
 import re
+import reprlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ NUMBERED_NAME = re.compile(r"c?(\d+)\s+(.+)")  # of a class, as in Charades_v1_c
 def _not_text_or_boolean(value: object) -> object:
     """Pydantic would take `true` for class 1, and "1" too; 1.0 is a whole number in JSON."""
     if isinstance(value, bool | str):
-        raise PydanticCustomError("class", "Input should be a whole number; class names go into a text file")
+        raise PydanticCustomError("class", "Input should be a whole number (class names go into a text file)")
     return value
 
 
@@ -232,7 +233,8 @@ def _checked(path: Path, video: str, record: object, num_classes: int, first_cla
         entry = VideoEntry.model_validate(record)
     except ValidationError as error:
         mistake = error.errors()[0]
-        parts = [f"{path}: video {video}", ".".join(map(str, mistake["loc"])), mistake["msg"]]
+        given = f"{mistake['msg']}, got {reprlib.repr(mistake['input'])}"
+        parts = [f"{path}: video {video}", ".".join(map(str, mistake["loc"])), given]
         remedy = "`python -m datasets.schema` prints the form"
         raise InputError(": ".join(filter(None, parts)), remedy=remedy) from None
     first = first_class if entry.first_class is None else entry.first_class

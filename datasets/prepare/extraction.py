@@ -92,9 +92,7 @@ def video_files(paths: Iterable[Path]) -> dict[str, Path]:
     spaced: list[str] = []
     for path in paths:
         if not path.exists():
-            raise InputError(
-                f"{path}: no such file or folder; give --videos the video files or the folders they are in"
-            )
+            raise InputError(f"{path}: no such file or folder; give --videos video files, or folders of them")
         below = sorted(path.rglob("*")) if path.is_dir() else []
         files = [file for file in below if file.suffix.lower() in SUFFIXES and file.name[0] != "." and file.is_file()]
         if path.is_dir() and not files:
