@@ -12,14 +12,15 @@ do; other commands translate them (`common.errors.options_called`).
 
 import json
 import re
+import reprlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from common.errors import InputError, one_line
 from eval.charades_localize import Truth, read_ground_truth
@@ -33,7 +34,7 @@ NUMBERED_NAME = re.compile(r"c?(\d+)\s+(.+)")  # of a class, as in Charades_v1_c
 def _not_text_or_boolean(value: object) -> object:
     """Pydantic would take `true` for class 1, and "1" too; 1.0 is a whole number in JSON."""
     if isinstance(value, bool | str):
-        raise ValueError("not a number")
+        raise PydanticCustomError("class", "Input should be a whole number (class names go into a text file)")
     return value
 
 
@@ -70,15 +71,6 @@ class VideoEntry(BaseModel):
     first_class: Annotated[Class, Field(ge=0)] | None = Field(
         default=None, description="number of the first class in `actions`, where it is not the dataset's own (0, or 1)"
     )
-
-
-_ENTRY = TypeAdapter(VideoEntry)
-_EXPECTED = {
-    "subset": '"training" or "testing"',
-    "duration": "seconds above 0",
-    "actions": "a list of [class, start, end]",
-    "first_class": "the number of the first class, 0 or more",
-}
 
 
 @dataclass(frozen=True)
@@ -144,21 +136,11 @@ def load_annotations(
     path = Path(path)
     if not path.exists():
         raise _refused(f"{path}: no such annotations", f"give {{option}} a JSON file or a folder with {BOTH_FILES}")
-    videos = _read_official(path) if path.is_dir() else _read_json(path, first_class)
-    if not videos:
+    records = _read_official(path) if path.is_dir() else read_table(path)
+    if not records:
         raise _refused(f"{path}: no videos in it", "give {option} the dataset's annotations")
-    checked = tuple(_checked(path, video, num_classes, first_class) for video in videos)
-    return Annotations(path, checked, expected)
-
-
-def json_schema() -> dict[str, object]:
-    """The JSON form as a JSON Schema; what it cannot say (classes in range, ids once) `load_annotations` checks."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **TypeAdapter(dict[str, VideoEntry]).json_schema(),
-        "title": "Annotations",
-        "description": "Videos by id; an id is also the name of the video's frames folder",
-    }
+    videos = tuple(_checked(path, video, record, num_classes, first_class) for video, record in records.items())
+    return Annotations(path, videos, expected)
 
 
 def read_class_names(path: str | Path | None, num_classes: int | None = None) -> list[str]:
@@ -226,89 +208,42 @@ def _refused(what: str, remedy: str) -> InputError:
     return InputError(what, option="--data.annotations", remedy=remedy)
 
 
-def _read_json(path: Path, first_class: int) -> list[Video]:
-    """The videos of the JSON form, classes counted from `first_class`."""
-    table = read_table(path)
-    for video in table:
-        _check_id(path, video)
-    return [_from_entry(path, video, record, first_class) for video, record in table.items()]
-
-
-def _from_entry(path: Path, video: str, record: object, first_class: int) -> Video:
-    """A video's record, its classes counted from `first_class`."""
-    try:
-        entry = _ENTRY.validate_python(record)
-    except ValidationError as error:
-        raise _mistake(f"{path}: video {video}", record, error.errors(include_url=False)[0], first_class) from None
-    shift = 0 if entry.first_class is None else first_class - entry.first_class
-    actions = tuple(Action(label + shift, start, end) for label, start, end in entry.actions)
-    return Video(video, entry.subset, entry.duration, actions)
-
-
-def _mistake(video: str, record: object, error: ErrorDetails, first_class: int) -> InputError:
-    """What is wrong at a place in a video's record: what is expected there, and what there is."""
-    if not isinstance(record, dict):
-        expected = '{"subset": ..., "duration": ..., "actions": [...]}'
-        return InputError(f"{video}: expected {expected}, got {_shown(record)}")
-    key, *within = error["loc"]
-    if not within:
-        given = "nothing" if error["type"] == "missing" else _shown(record[key])
-        return InputError(f"{video}: {key}: expected {_EXPECTED[str(key)]}, got {given}")
-    number, *part = within
-    action, where = record[key][number], f"{video}: {key}[{number}]"
-    if not part or not isinstance(action, list) or len(action) != len(Action._fields):
-        return InputError(f"{where}: expected [class, start, end], got {_shown(action)}")
-    position = int(part[0])
-    given = _shown(action[position])
-    if position > 0:
-        return InputError(f"{where}: {Action._fields[position]} {given}: times are seconds")
-    first = record["first_class"] if isinstance(record.get("first_class"), int) else first_class
-    remedy = "names go into {option}" if isinstance(action[0], str) else None
-    what = f"{where}: class {given}: classes are whole numbers from {first}"
-    return InputError(what, option="--data.class_names", remedy=remedy)
-
-
-def _shown(value: object) -> str:
-    """As in the file, in a line, not too long."""
-    text = " ".join(json.dumps(value, ensure_ascii=False).split())
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _read_official(folder: Path) -> list[Video]:
-    """The official form: one CSV per subset."""
-    videos: dict[str, Video] = {}
+def _read_official(folder: Path) -> dict[str, object]:
+    """{id: record} of the official form: one CSV per subset."""
+    records: dict[str, object] = {}
     for subset, name in OFFICIAL_FILES.items():
         file = folder / name
         if not file.is_file():
             raise _refused(f"{file}: no such file", f"{{option}} takes a JSON or a folder with {BOTH_FILES}")
         for video, (actions, length) in read_ground_truth(file).items():
-            _check_id(file, video)
-            if video in videos:
+            if video in records:
                 raise InputError(f"{file}: video {video} is in {OFFICIAL_FILES['training']} too; remove it from one")
-            videos[video] = Video(video, subset, float(length), tuple(Action(*action) for action in actions))
-    return list(videos.values())
+            records[video] = {"subset": subset, "duration": length, "actions": actions}
+    return records
 
 
-def _check_id(path: Path, video: str) -> None:
+def _checked(path: Path, video: str, record: object, num_classes: int, first_class: int) -> Video:
+    """A video's record as a video with classes from 0, or an error that says where it is wrong."""
     if not video or video.startswith(".") or Path(video).name != video or video.split() != [video]:
         raise InputError(
             f"{path}: video {video!r}: an id names a folder, files and lines of a submission; "
             "it must be a plain file name without spaces"
         )
-
-
-def _checked(path: Path, video: Video, num_classes: int, first_class: int) -> Video:
-    """The video with classes from 0, or an error where a duration or a class cannot be right."""
-    if not video.duration > 0:
-        raise InputError(f"{path}: video {video.id}: its duration is {video.duration:g} s; it must be positive")
-    last = first_class + num_classes - 1
-    for action in video.actions:
-        if not first_class <= action.label <= last:
+    try:
+        entry = VideoEntry.model_validate(record)
+    except ValidationError as error:
+        mistake = error.errors()[0]
+        given = f"{mistake['msg']}, got {reprlib.repr(mistake['input'])}"
+        parts = [f"{path}: video {video}", ".".join(map(str, mistake["loc"])), given]
+        remedy = "`python -m datasets.schema` prints the form"
+        raise InputError(": ".join(filter(None, parts)), remedy=remedy) from None
+    first = first_class if entry.first_class is None else entry.first_class
+    for label, _, _ in entry.actions:
+        if not 0 <= label - first < num_classes:
             raise InputError(
-                f"{path}: video {video.id}: class {action.label} is outside {first_class}..{last}",
+                f"{path}: video {video}: class {label} is outside {first}..{first + num_classes - 1}",
                 option="--data.num_classes",
                 remedy=f"correct it or set {{option}} (now {num_classes})",
             )
-    if first_class == 0:
-        return video
-    return video._replace(actions=tuple(a._replace(label=a.label - first_class) for a in video.actions))
+    actions = tuple(Action(label - first, start, end) for label, start, end in entry.actions)
+    return Video(video, entry.subset, entry.duration, actions)

@@ -23,6 +23,6 @@ def read_video(video: Path, clip: ClipFile, *, stride: int, fps: float) -> tuple
         clip.fill(decode_frames(video.parent, video.name, video_frames(n, stride), get_decoder()))
         return n, None
     file = VideoFile(video)
-    expected = max(1, int((file.declared_seconds or 0) * fps / stride))
+    expected = max(1, int(file.declared_seconds * fps / stride))
     clip.fill(map(torch.from_numpy, progress(file.frames(fps=fps, stride=stride), expected, "Decoding")))
     return file.num_frames, file.problem

@@ -11,7 +11,7 @@ import torch
 import train_fine
 from common.errors import InputError
 from datasets import schema
-from datasets.annotations import json_schema, load_annotations
+from datasets.annotations import load_annotations
 
 PROJECT = Path(__file__).resolve().parents[1]
 VIDEOS = ("tr0", "tr1", "tr2", "te0")
@@ -70,8 +70,7 @@ def test_class_names_for_another_number_of_classes(own, capsys):
 def test_the_schema_is_that_of_the_reader(own, capsys):
     """What the schema requires, the reader misses; what it excludes, the reader refuses."""
     assert schema.main([]) == 0
-    assert json.loads(capsys.readouterr().out) == json_schema()
-    (entry,) = json_schema()["$defs"].values()
+    (entry,) = json.loads(capsys.readouterr().out)["$defs"].values()
     path, text = own / "own.json", (own / "own.json").read_text()
     assert set(entry["required"]) == set(json.loads(text)["te0"]) <= set(entry["properties"])
     changes = {

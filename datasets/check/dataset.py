@@ -50,20 +50,16 @@ def check_annotations(config: Config, report: Report) -> Annotations:
     if idle := [video.id for video in annotations.videos if not video.actions]:
         report.add("", f"{counted(len(idle), 'video')} without any action: {first_few(idle)}")
     if data.ground_truth:
-        check_ground_truth(data.ground_truth, data.num_classes, annotations, report)
+        try:
+            truth = read_ground_truth(data.ground_truth, data.num_classes)
+        except (InputError, OSError) as error:
+            report.problem(f"data.ground_truth: {one_line(error)}")
+        else:
+            differing = sorted({video.id for video in annotations.subset("testing")} ^ truth.keys())
+            if differing:
+                both = f"{data.ground_truth} and the test videos of the annotations"
+                report.warn(f"{both} differ in {len(differing)}: {first_few(differing)}")
     return annotations
-
-
-def check_ground_truth(path: str, num_classes: int, annotations: Annotations, report: Report) -> None:
-    """Whether the official CSV can be read and is of the same test videos."""
-    try:
-        truth = read_ground_truth(path, num_classes)
-    except (InputError, OSError) as error:
-        report.problem(f"data.ground_truth: {one_line(error)}")
-        return
-    if differing := sorted({video.id for video in annotations.subset("testing")} ^ truth.keys()):
-        count = len(differing)
-        report.warn(f"{path} and the test videos of the annotations differ in {count}: {first_few(differing)}")
 
 
 # --- folders of frames ------------------------------------------------------------------------------------------------
@@ -74,7 +70,7 @@ def check_frames(config: Config, annotations: Annotations, report: Report) -> Fr
     data = config.data
     listings = frame_listings(config, list(annotations.videos))
     videos = [VideoFrames(video, listings[video.id].last) for video in annotations.videos if listings[video.id].last]
-    rate = frame_rate(videos) if videos else 1.0
+    rate = float(np.median([n / video.duration for video, n in videos])) if videos else 1.0
     at = f", {rate:.4g} a second (median)" if videos else ""
     total = sum(n for _, n in videos)
     report.add("frames", f"{data.frames}: {len(videos)} of {len(listings)} videos, {total:,} frames{at}")
@@ -90,11 +86,6 @@ def check_frames(config: Config, annotations: Annotations, report: Report) -> Fr
         if not entries:
             report.problem(f"no usable {what} videos; correct --data.annotations, --data.frames or --data.min_frames")
     return Frames(listings, videos, training, tested, rate)
-
-
-def frame_rate(videos: Sequence[VideoFrames]) -> float:
-    """Frames a second, the median over videos (at least one)."""
-    return float(np.median([n / video.duration for video, n in videos]))
 
 
 def check_missing(data: Data, listings: Mapping[str, Listing], report: Report) -> None:
@@ -114,7 +105,12 @@ def check_missing(data: Data, listings: Mapping[str, Listing], report: Report) -
 
 def check_holes(data: Data, listings: Mapping[str, Listing], report: Report) -> None:
     """Missing frames among others."""
-    holes = [f"{video} ({describe_holes(listing)})" for video, listing in listings.items() if listing.holes]
+    holes = []
+    for video, listing in listings.items():
+        ranges = [str(first) if first == last else f"{first}-{last}" for first, last in listing.holes]
+        stray = f"; {listing.stray} is no frame's name" if listing.stray else ""
+        if ranges:
+            holes.append(f"{video} ({', '.join(ranges[:3])}{', ...' if len(ranges) > 3 else ''}{stray})")
     if not holes:
         return
     text = f"{counted(len(holes), 'video')} with missing frames: {first_few(holes)}"
@@ -122,12 +118,6 @@ def check_holes(data: Data, listings: Mapping[str, Listing], report: Report) -> 
         report.warn(f"{text}, skipped")
     else:
         report.problem(f"{text}; extract these videos' frames again")
-
-
-def describe_holes(listing: Listing) -> str:
-    ranges = [str(first) if first == last else f"{first}-{last}" for first, last in listing.holes]
-    stray = f"; {listing.stray} is no frame's name" if listing.stray else ""
-    return ", ".join(ranges[:3]) + (", ..." if len(ranges) > 3 else "") + stray
 
 
 def may_be_skipped(data: Data, count: int, videos: int) -> bool:
@@ -142,18 +132,14 @@ def check_rate(data: Data, videos: Sequence[VideoFrames], rate: float, report: R
         report.warn(f"{rate:.4g} frames a second, where {data.kind} has {usual:g}")
     elif usual:
         rate = usual
-    if off := off_duration(videos, rate):
-        shown = first_few(f"{video.id} ({n / rate:.1f} s of frames for {video.duration:.1f} s)" for video, n in off)
-        report.warn(f"{counted(len(off), 'video')} with frames for another duration, at {rate:.4g} a second: {shown}")
-
-
-def off_duration(videos: Iterable[VideoFrames], rate: float) -> list[VideoFrames]:
-    """The videos whose number of frames does not fit their duration at this rate, by more than a second or 1%."""
-    return [
-        entry
-        for entry in videos
-        if abs(entry.n / rate - entry.video.duration) > max(OFF_BY_SECONDS, OFF_BY_SHARE * entry.video.duration)
+    off = [
+        f"{video.id} ({n / rate:.1f} s of frames for {video.duration:.1f} s)"
+        for video, n in videos
+        if abs(n / rate - video.duration) > max(OFF_BY_SECONDS, OFF_BY_SHARE * video.duration)
     ]
+    if off:
+        others = f"{counted(len(off), 'video')} with frames for another duration, at {rate:.4g} a second"
+        report.warn(f"{others}: {first_few(off)}")
 
 
 # --- pixels -----------------------------------------------------------------------------------------------------------
@@ -163,9 +149,9 @@ def check_pixels(config: Config, frames: Frames, report: Report, *, deep: bool) 
     """Decodes every frame, or of some videos the last one, where an interrupted extraction shows."""
     data, present = config.data, [video.id for video, _ in frames.videos]
     chosen = present if deep else present[:: max(1, -(-len(present) // SAMPLED))]
-    listings = [frames.listings[video] for video in chosen]
-    numbers = [present_frames(listing) if deep else [listing.last] for listing in listings]
-    faults = unreadable(data.frames, dict(zip(chosen, numbers, strict=True)), get_decoder(data.image_backend))
+    listings = {video: frames.listings[video] for video in chosen}
+    numbers = {video: present_frames(listing) if deep else [listing.last] for video, listing in listings.items()}
+    faults = unreadable(data.frames, numbers, get_decoder(data.image_backend))
     what = "every frame of all videos" if deep else f"one frame of {counted(len(chosen), 'video')} (--deep: all)"
     report.add("", f"decoded {what}: {len(faults) or 'none'} unreadable")
     if faults:

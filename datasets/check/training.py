@@ -35,10 +35,10 @@ def check_features(config: Config, videos: Sequence[VideoFrames], report: Report
         f"{config.features.dtype}, {frame_bytes:,} bytes ({channels} channels x {GRID * GRID} positions x {width}) "
         f"x {frames:,} clip frames = {frames * frame_bytes:,} bytes, {frames * frame_bytes / 1e9:.2f} GB",
     )
-    lacking = check_store(config, lengths, report)
-    needed, free = sum(lengths[video] for video in lacking) * frame_bytes, free_bytes(config.features_dir)
-    if needed > free:
-        report.warn(f"{config.features_dir}: {free / 1e9:.2f} GB free, {needed / 1e9:.2f} GB still to be written")
+    unwritten = sum(lengths[video] for video in check_store(config, lengths, report)) * frame_bytes
+    free = shutil.disk_usage(nearest_folder(config.features_dir)).free
+    if unwritten > free:
+        report.warn(f"{config.features_dir}: {free / 1e9:.2f} GB free, {unwritten / 1e9:.2f} GB still to be written")
 
 
 def check_store(config: Config, lengths: Mapping[str, int], report: Report) -> list[str]:
@@ -67,17 +67,11 @@ def check_store(config: Config, lengths: Mapping[str, int], report: Report) -> l
 
 def check_run(config: Config, report: Report) -> None:
     """What the trainings start from, and whether there is a place for their results."""
-    starts, refused = [], []
     for number, name in ((1, "fine"), (3, "coarse")):
         try:
-            start = starting_point(config, name)
+            report.add("weights", f"stage {number}: {starting_point(config, name)}")
         except InputError as error:
-            start = getattr(config, name).init
-            refused.append(str(error))
-        starts.append(f"stage {number}: {start}")
-    report.add("weights", "; ".join(starts))
-    for line in refused:
-        report.problem(line)
+            report.problem(str(error))
     folder = nearest_folder(config.run_dir)
     if not os.access(folder, os.W_OK):
         report.problem(f"{folder}: cannot be written to; choose another --run.dir")
@@ -95,21 +89,15 @@ def starting_point(config: Config, name: str) -> str:
 
 def check_batches(config: Config, annotations: Annotations, report: Report) -> None:
     """What the trainings' own start says against the configuration, such as batches that cannot be divided."""
-    refused: dict[str, None] = {}  # a line that both stages say, once
     for stage in (config.fine, config.coarse):
         try:
             with redirect_stdout(StringIO()):
                 train_loader(config, stage, annotations, torch.device("cpu"))
         except InputError as error:
-            refused[str(error)] = None
-    for line in refused:
-        report.problem(line)
+            if not report.lines[-1].endswith(str(error)):  # the other stage may say the same
+                report.problem(str(error))
 
 
 def nearest_folder(folder: Path) -> Path:
     """The folder, or the nearest above it that exists."""
     return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
-
-
-def free_bytes(folder: Path) -> int:
-    return shutil.disk_usage(nearest_folder(folder)).free

@@ -35,7 +35,6 @@ from datasets.demo.scene import (
     HEIGHT,
     RHYTHMS,
     WIDTH,
-    Activity,
     Scene,
     Thing,
     draw_scene,
@@ -114,26 +113,18 @@ def video_id(index: int) -> str:
     return f"demo{index:04d}"
 
 
-def subset_of(index: int) -> str:
-    return "testing" if index % 4 == 1 else "training"
-
-
-def action_of(activity: Activity) -> list:
-    """[class, start, end]: half a frame early, in seconds to two digits, so that rounding moves no label.
-
-    As in Charades, where a label needs start < time, a video's first frame has none.
-    """
-    start, end = max(0.0, (activity.first - 0.5) / FPS), (activity.stop - 0.5) / FPS
-    return [CLASSES.index(activity.name), round(start, 2), round(end, 2)]
-
-
 def annotate(scene: Scene, index: int) -> dict:
-    """A video's entry in annotations.json."""
-    return {
-        "subset": subset_of(index),
-        "duration": round(scene.frames / FPS, 2),
-        "actions": [action_of(activity) for activity in scene.activities],
-    }
+    """A video's entry in annotations.json.
+
+    Actions are half a frame early, in seconds to two digits, so that rounding moves no label. As in Charades, where a
+    label needs start < time, a video's first frame has none.
+    """
+    actions = []
+    for activity in scene.activities:
+        start, end = max(0.0, (activity.first - 0.5) / FPS), (activity.stop - 0.5) / FPS
+        actions.append([CLASSES.index(activity.name), round(start, 2), round(end, 2)])
+    subset = "testing" if index % 4 == 1 else "training"
+    return {"subset": subset, "duration": round(scene.frames / FPS, 2), "actions": actions}
 
 
 def text_files(scenes: list[Scene], seed: int, rhythm: str) -> dict[str, str]:
@@ -142,43 +133,29 @@ def text_files(scenes: list[Scene], seed: int, rhythm: str) -> dict[str, str]:
     summary = {"generator": GENERATOR, "videos": len(scenes), "seed": seed, "context_classes": list(CONTEXT_CLASSES)}
     if rhythm != DEFAULT_RHYTHM:
         summary["rhythm"] = rhythm
-    return {
-        ANNOTATIONS: json.dumps(annotations, indent=1),
-        GROUND_TRUTH: _official_csv(annotations),
-        CLASS_FILE: "".join(f"c{i:03d} {name}\n" for i, name in enumerate(CLASSES)),
-        SUMMARY: json.dumps(summary, indent=1),
-    }
-
-
-def _official_csv(annotations: dict[str, dict]) -> str:
-    """The test videos with the columns of Charades_v1_test.csv, most of them empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, OFFICIAL_COLUMNS, restval="", lineterminator="\n")
+    official = io.StringIO()  # the columns of Charades_v1_test.csv, most of them empty
+    writer = csv.DictWriter(official, OFFICIAL_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
     for video, entry in annotations.items():
         if entry["subset"] == "testing":
             actions = ";".join(f"c{label:03d} {start:.2f} {end:.2f}" for label, start, end in entry["actions"])
             writer.writerow({"id": video, "verified": "Yes", "actions": actions, "length": f"{entry['duration']:.2f}"})
-    return text.getvalue()
-
-
-def write_frames(folder: Path, scene: Scene, seed: int, index: int) -> None:
-    """One video's JPEG files below `folder`."""
-    video = video_id(index)
-    (folder / video).mkdir(parents=True)
-    for number, pixels in enumerate(render(scene, seed, index), start=1):
-        Image.fromarray(pixels).save(frame_path(folder, video, number), quality=JPEG_QUALITY)
+    return {
+        ANNOTATIONS: json.dumps(annotations, indent=1),
+        GROUND_TRUTH: official.getvalue(),
+        CLASS_FILE: "".join(f"c{i:03d} {name}\n" for i, name in enumerate(CLASSES)),
+        SUMMARY: json.dumps(summary, indent=1),
+    }
 
 
 def is_complete(folder: Path, texts: dict[str, str], scenes: list[Scene]) -> bool:
     """Whether the folder holds exactly this demo: the same texts, and every video's number of frames."""
     try:
-        if any((folder / name).read_text(encoding="utf-8") != text for name, text in texts.items()):
-            return False
+        there = {name: (folder / name).read_text(encoding="utf-8") for name in texts}
         counts = [len(os.listdir(folder / "frames" / video_id(i))) for i in range(len(scenes))]
     except (FileNotFoundError, NotADirectoryError):
         return False
-    return counts == [scene.frames for scene in scenes]
+    return there == texts and counts == [scene.frames for scene in scenes]
 
 
 def generate(folder: Path, *, videos: int, seed: int, rhythm: str = DEFAULT_RHYTHM) -> bool:
@@ -194,7 +171,10 @@ def generate(folder: Path, *, videos: int, seed: int, rhythm: str = DEFAULT_RHYT
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     try:
         for index, scene in enumerate(scenes):
-            write_frames(partial / "frames", scene, seed, index)
+            video = video_id(index)
+            (partial / "frames" / video).mkdir(parents=True)
+            for number, pixels in enumerate(render(scene, seed, index), start=1):
+                Image.fromarray(pixels).save(frame_path(partial / "frames", video, number), quality=JPEG_QUALITY)
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8")
         partial.replace(folder)

@@ -51,11 +51,6 @@ class Rhythm:
     quiet: Range = (0, 0)  # of all things, between two bursts
     burst: Range | None = None  # None: the whole video
 
-    @property
-    def gap(self) -> Range:
-        """Between the cue's end and a context activity."""
-        return self.clip_span + 1, self.clip_span + 12
-
 
 STEADY = Rhythm(
     frames=(232, 256),  # all of it fits into 128 steps of 2 frames
@@ -149,7 +144,9 @@ def draw_scene(seed: int, index: int, rhythm: Rhythm = STEADY) -> Scene:
     things, motions = [], []
     for column, plan in enumerate(plans):
         thing = _draw_thing(rng, frames, x=WIDTH / 2 + ((column + 0.5) / len(plans) - 0.5) * 50)
-        motions += [_move(thing, step, rng) for step in plan]
+        for step in plan:
+            side = 1 if rng.random() < 0.5 else -1
+            motions.append(replace(step, name=MOTIONS[step.name](thing, step.first, step.stop, side, rng)))
         things.append(thing)
     cue = CUES[np.random.default_rng([seed, index, 1]).integers(2)]  # a draw of its own: nothing else depends on it
     return Scene(frames, tuple(things), tuple(motions), Activity(cue, first, stop))
@@ -181,7 +178,7 @@ def _draw_plans(rng: Generator, rhythm: Rhythm, frames: int, cue_stop: int) -> l
     """One plan a thing: one circles and one blinks after the cue; a further one, where there is one, never rests."""
     bursts, plans = _draw_bursts(rng, rhythm, frames), []
     for kind in CONTEXT:
-        first = cue_stop + _draw(rng, rhythm.gap)
+        first = cue_stop + _draw(rng, (rhythm.clip_span + 1, rhythm.clip_span + 12))
         context = Activity(kind, first, first + _draw(rng, rhythm.context))
         before = [(start, min(stop, context.first)) for start, stop in bursts if start < context.first]
         after = [(max(start, context.stop), stop) for start, stop in bursts if stop > context.stop]
@@ -224,11 +221,6 @@ ENDLESS = ("travel", "resize", "swing", "bob", "shake")
 
 # --- how: every motion adds to the thing's state, which is at rest again afterwards, and returns its name -------------
 # `side`, 1 or -1, mirrors the motion left to right.
-
-
-def _move(thing: Thing, step: Activity, rng: Generator) -> Activity:
-    side = 1 if rng.random() < 0.5 else -1
-    return replace(step, name=MOTIONS[step.name](thing, step.first, step.stop, side, rng))
 
 
 def _progress(first: int, stop: int) -> np.ndarray:

@@ -8,7 +8,7 @@
 
 `--videos` with `--frames` extracts frames; the same command continues what was interrupted, and adds new own videos to
 `--json`. `--annotations` with `--json` converts; of a dataset's videos only annotated ones are extracted when both are
-given. `video` says which frames a video gives, `frame_folders` how they are written.
+given. `video` says which frames a video gives, `extraction` how they are written.
 """
 
 import argparse
@@ -25,14 +25,14 @@ from common.errors import InputError, options_called
 from common.files import writable, write_text
 from common.signals import stop_at_once
 from common.text import first_few
-from datasets.annotations import Video, read_table
-from datasets.kinds import CHARADES, MULTITHUMOS
+from datasets.annotations import Annotations, Video, read_table
+from datasets.kinds import KINDS
 from datasets.prepare import convert
-from datasets.prepare.extraction import annotated_only, extract_frames, video_files
-from datasets.prepare.frame_folders import Record, Settings, count_files
+from datasets.prepare.extraction import Record, Settings, annotated_only, count_files, extract_frames, video_files
 from datasets.prepare.video import FPS, SIZE
 
 QUALITY = 85
+PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 # Frames below 32 pixels show nothing; jsonargparse wants a name that no other type of the process has.
 RATES = restricted_number_type("PreparedRate", float, [(">=", 0.01), ("<=", 1000)])
 SIZES = restricted_number_type("PreparedSize", int, [("==", 0), (">=", 32)], join="or")
@@ -52,11 +52,9 @@ def read_official(kind: str, path: Path) -> tuple[list[Video], list[str]]:
     Durations are NaN where the annotations do not say them: those of MultiTHUMOS' text files.
     """
     with options_called(OFFICIAL):
-        if kind == "charades":
-            return list(CHARADES.load(path).videos), []
-        if path.is_dir():
+        if kind == "multithumos" and path.is_dir():
             return convert.read_multithumos(path)
-        return list(MULTITHUMOS.load(path).videos), []
+        return list(KINDS[kind].load(path).videos), []
 
 
 def write_official(args: argparse.Namespace, annotated: Sequence[Video], class_names: Sequence[str]) -> None:
@@ -69,9 +67,7 @@ def write_official(args: argparse.Namespace, annotated: Sequence[Video], class_n
     if unknown:
         print(f"{len(unknown)} annotated videos left out, without frames: {first_few(unknown)}")
     convert.write_json(args.json, videos, first_class=0 if args.kind == "multithumos" else None)
-    training = sum(video.subset == "training" for video in videos)
-    read = f"{training} training, {len(videos) - training} test videos"
-    print(f"{args.json}: {read}, {sum(len(video.actions) for video in videos)} intervals, classes from 0")
+    print(f"{Annotations(args.json, tuple(videos)).summary()}, classes from 0")
     if class_names:
         file = args.json.with_name(f"{args.json.stem}_classes.txt")
         write_text(file, "".join(f"{name}\n" for name in class_names))
@@ -127,7 +123,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help=f"longer side of a frame (default: {SIZE}; 0: as the video; never enlarged)")  # fmt: skip
     add("--quality", type=JPEG_QUALITY, default=QUALITY, metavar="Q",
         help=f"of the JPEG files, 1 to 95 (default: {QUALITY})")  # fmt: skip
-    add("--workers", type=COUNT, default=_processors(), metavar="N", help="videos at a time (default: processors)")
+    add("--workers", type=COUNT, default=PROCESSORS, metavar="N", help="videos at a time (default: processors)")
     add("--keep_damaged", action="store_true", help="keep what can be decoded of a truncated or damaged video")
     args = parser.parse_args(argv)
     own = args.kind == "videos"
@@ -144,16 +140,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def _processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def check_json(args: argparse.Namespace) -> None:
     """Raise, before hours of work, where the JSON could not be written, or would replace what it is made of."""
     if args.json.exists() and not args.json.is_file():
-        kind = "a folder" if args.json.is_dir() else "not a plain file"
-        raise InputError(f"{args.json}: {kind}; give --json a file")
+        raise InputError(f"{args.json}: not a plain file; give --json a file")
     if args.kind == "videos":
         read_own(args.json)
     elif args.json.exists() and args.json.samefile(args.annotations):

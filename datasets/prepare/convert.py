@@ -15,7 +15,7 @@ from common.files import write_text
 from datasets.annotations import Action, Subset, Video, read_class_names
 
 CLASS_LIST = "class_list.txt"
-SUBSETS: dict[str, Subset] = {"video_validation_": "training", "video_test_": "testing"}  # THUMOS14's names for them
+TRAINING, TESTING = "video_validation_", "video_test_"  # how THUMOS14's videos are called
 
 
 def read_multithumos(folder: Path) -> tuple[list[Video], list[str]]:
@@ -24,10 +24,6 @@ def read_multithumos(folder: Path) -> tuple[list[Video], list[str]]:
     Args:
         folder: With the class list; the classes' files are beside it or in `annotations/`.
     """
-    if not (folder / CLASS_LIST).is_file():
-        raise InputError(
-            f"{folder / CLASS_LIST}: no such file; give --annotations MultiTHUMOS' folder of text files, or its JSON"
-        )
     names = read_class_names(folder / CLASS_LIST)
     files = folder / "annotations" if (folder / "annotations").is_dir() else folder
     actions: defaultdict[str, list[Action]] = defaultdict(list)
@@ -36,22 +32,13 @@ def read_multithumos(folder: Path) -> tuple[list[Video], list[str]]:
             actions[video].append(Action(label, start, end))
     if not actions:
         raise InputError(f"{files}: no interval in any class's file")
-    return [Video(video, _subset_of(video), math.nan, tuple(actions[video])) for video in sorted(actions)], names
-
-
-def _subset_of(video: str) -> Subset:
-    return next(subset for prefix, subset in SUBSETS.items() if video.startswith(prefix))
+    subsets: dict[str, Subset] = {v: "training" if v.startswith(TRAINING) else "testing" for v in sorted(actions)}
+    return [Video(video, subset, math.nan, tuple(actions[video])) for video, subset in subsets.items()], names
 
 
 def _read_intervals(file: Path) -> Iterable[tuple[str, float, float]]:
     """Lines `video start end`."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file, but {CLASS_LIST} names this class; complete the download") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not a text file ({error.reason})") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -61,8 +48,8 @@ def _read_intervals(file: Path) -> Iterable[tuple[str, float, float]]:
             start = end = math.nan
         if not (math.isfinite(start) and math.isfinite(end)):
             raise InputError(f"{file}: line {number}: {line!r} is not of the form `video start end`")
-        if not video.startswith(tuple(SUBSETS)):
-            raise InputError(f"{file}: line {number}: {video} is not called {' or '.join(SUBSETS)}..., as THUMOS14's")
+        if not video.startswith((TRAINING, TESTING)):
+            raise InputError(f"{file}: line {number}: {video} is not called {TRAINING} or {TESTING}..., as THUMOS14's")
         yield video, start, end
 
 

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
 
 import av
 import numpy as np
@@ -48,7 +47,7 @@ class VideoFile:
         threads: Threads of the decoder; 0 for as many as there are processors.
 
     Attributes:
-        declared_seconds: Duration that the file states; None where it states nothing.
+        declared_seconds: Duration that the file states; 0 where it states nothing.
         duration: Once `frames` has run to its end: seconds by its timestamps.
         num_frames: Once `frames` has run to its end: frames at its rate, whatever its stride.
         problem: Once `frames` has run to its end: what is wrong with the file, in words; None where nothing is.
@@ -63,8 +62,8 @@ class VideoFile:
         self.threads = threads
         self.duration, self.num_frames = 0.0, 0
         self.problem: str | None = None
-        with self._open() as (container, stream):
-            self.declared_seconds = _declared_seconds(container, stream)
+        with self._open() as (container, _):
+            self.declared_seconds = (container.duration or 0) / av.time_base
 
     def frames(self, *, fps: float = FPS, stride: int = 1) -> Iterator[np.ndarray]:
         """Frames 0, stride, 2 * stride... at `fps` frames a second: (H,W,3) uint8, RGB, all of one size.
@@ -79,7 +78,7 @@ class VideoFile:
         k, shape = 0, None
         with self._open() as (container, stream):
             reader = _Reader(container, stream)
-            for frame, until in _spans(reader):
+            for frame, until in reader.spans():
                 pixels = None
                 while k < until * rate:
                     if k % stride == 0:
@@ -88,172 +87,134 @@ class VideoFile:
                             shape = pixels.shape
                         yield pixels
                     k += 1
-                end = until + _tick(stream)
+                end = until + reader.tick
             if k == 0:
                 raise InputError(f"{self.path}: no frame of it can be decoded; get the file again")
             self.num_frames, self.duration, self.problem = k, float(end), reader.problem()
 
     def _upright(self, frame: VideoFrame, aspect: Fraction | None, shape: tuple[int, ...] | None) -> np.ndarray:
         """The frame in RGB, upright, with square pixels, of at most the size asked for; of `shape` where given."""
-        orientation = Orientation.of(frame)
+        transposed, mirror_x, mirror_y = orientation(frame)
         if shape is None:
             width, height = fitted(frame.width, frame.height, aspect, self.size)
         else:  # a video that changes its size midway keeps its first frame's
-            height, width = shape[1::-1] if orientation.transposed else shape[:2]
-        resized = frame.reformat(width, height, "rgb24", interpolation=RESIZE, threads=1)
-        return orientation.apply(resized.to_ndarray())
+            height, width = shape[1::-1] if transposed else shape[:2]
+        pixels = frame.reformat(width, height, "rgb24", interpolation=RESIZE, threads=1).to_ndarray()
+        if transposed:
+            pixels = pixels.transpose(1, 0, 2)
+        return np.ascontiguousarray(pixels[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1])
 
     @contextmanager
     def _open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
         """The file and its video stream, ready to be decoded."""
-        if not self.path.is_file():
-            what = "a folder, not a video file" if self.path.is_dir() else "no such file"
-            raise InputError(f"{self.path}: {what}")
-        if self.path.stat().st_size == 0:
-            raise InputError(f"{self.path}: an empty file; get it again")
         try:
             container = av.open(str(self.path.absolute()), metadata_errors="replace")
         except av.FFmpegError as error:
-            hint = "; its index is missing, as after a broken download: get it again" if _is_mp4(self.path) else ""
-            raise InputError(f"{self.path}: not a video that can be read ({_reason(error)}{hint})") from None
+            raise InputError(f"{self.path}: cannot be read ({error.strerror}); give a whole video file") from None
         with container:
-            stream = self._stream(container)
+            name, stream = container.format.name, container.streams.best("video")
+            if name.split(",")[0] in NOT_VIDEOS or name.endswith("_pipe"):
+                raise InputError(f"{self.path}: not a video (FFmpeg reads it as {name})")
+            if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
+                raise InputError(f"{self.path}: no video in it")  # a cover picture in an audio file is none
+            if stream.codec_context is None or not stream.width:
+                raise InputError(f"{self.path}: no decoder for its video; get the file again, or convert it to H.264")
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = self.threads
             yield container, stream
-
-    def _stream(self, container: InputContainer) -> VideoStream:
-        """The video stream; a cover picture in an audio file is none."""
-        name = container.format.name
-        stream = container.streams.best("video")
-        if name.split(",")[0] in NOT_VIDEOS or name.endswith("_pipe"):
-            raise InputError(f"{self.path}: not a video (FFmpeg reads it as {name})")
-        if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
-            held = ", ".join(sorted({other.type for other in container.streams} - {"video"})) or "nothing"
-            raise InputError(f"{self.path}: no video in it ({held} only)")
-        if stream.codec_context is None:
-            raise InputError(f"{self.path}: PyAV has no decoder for its video; convert it to H.264")
-        if not stream.width or not stream.height:
-            raise InputError(f"{self.path}: its frames have no size; get the file again")
-        return stream
 
 
 # --- time -------------------------------------------------------------------------------------------------------------
 
 
 class _Reader:
-    """Decodes what can be decoded, and keeps an account of the rest."""
+    """Decodes what can be decoded, tells its time, and keeps an account of the rest.
+
+    Attributes:
+        tick: Seconds to which a timestamp is precise.
+        step: Seconds from a frame to the next, by the stream's rate.
+        declared_end: Where the file says that it ends, as it counts time; None where it only guesses.
+    """
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         self.container, self.stream = container, stream
+        self.tick = min(stream.time_base or COARSEST_TICK, COARSEST_TICK)
+        self.step = 1 / (stream.guessed_rate or stream.average_rate or Fraction(25))
         self.damaged = 0  # packets, and frames that the decoder had to make up
         self.packets = 0
         self.end = Fraction(0)  # of the last packet, sound included, as the file counts time
         self.stop: str | None = None
+        self.is_avi = container.format.name == "avi"
+        self.declared_end: Fraction | None = None
+        if container.duration and container.format.name.split(",")[0] in DECLARE_DURATION:
+            self.declared_end = Fraction(container.duration + (container.start_time or 0), av.time_base)
+            if self.is_avi and stream.guessed_rate:  # FFmpeg scales a short AVI's duration down; its header keeps count
+                self.declared_end = max(self.declared_end, Fraction(stream.frames) / stream.guessed_rate)
 
-    def __iter__(self) -> Iterator[VideoFrame]:
-        for packet in self._packets():
-            try:
-                frames = packet.decode()
-            except av.FFmpegError:
-                self.damaged += 1
-                continue
-            for frame in frames:
-                self.damaged += frame.is_corrupt
-                yield frame
+    def spans(self) -> Iterator[tuple[VideoFrame, Fraction]]:
+        """Decoded frames, each with the time until which it is shown, in seconds from the first frame.
 
-    def _packets(self) -> Iterator[av.Packet]:
-        """The stream's packets; those of the others only say where the file ends."""
+        A timestamp is rounded to its tick (Matroska's: 1 ms), so a frame counts as shown from half a tick earlier, and
+        the last one, whose duration is rounded too, until a whole tick earlier.
+        """
+        shown, shown_at = None, Fraction(0)
+        for time, frame in self._times():
+            if shown is not None:
+                yield shown, time - self.tick / 2
+            shown, shown_at = frame, time
+        if shown is not None:
+            yield shown, shown_at + (shown.duration * (shown.time_base or 0) or self.step) - self.tick
+
+    def _times(self) -> Iterator[tuple[Fraction, VideoFrame]]:
+        """Frames with their times from the first one's, never falling.
+
+        AVI has no presentation times: its decoding times count frames in the order in which they come out. A frame
+        without a timestamp, or with one far beyond the file's end (damage), comes `step` seconds after the one before.
+        """
+        origin, last = None, -self.step
+        for frame in self._frames():
+            ticks = frame.dts if self.is_avi else frame.pts
+            time = last + self.step
+            if ticks is not None and frame.time_base:
+                stated = ticks * frame.time_base
+                origin = stated if origin is None else origin
+                if stated - origin < last - JUMP_SECONDS:
+                    origin = stated - time
+                if self.declared_end is None or stated < self.declared_end + JUMP_SECONDS:
+                    time = stated - origin
+            last = max(time, last, Fraction(0))
+            yield last, frame
+
+    def _frames(self) -> Iterator[VideoFrame]:
+        """The stream's frames; the packets of the others only say where the file ends."""
         wanted = [stream for stream in self.container.streams if stream.type == "audio"] + [self.stream]
         try:
             for packet in self.container.demux(wanted):
                 if packet.pts is not None and packet.time_base:
                     self.end = max(self.end, (packet.pts + (packet.duration or 0)) * packet.time_base)
-                if packet.stream is self.stream:
-                    self.packets += packet.size > 0
-                    self.damaged += packet.is_corrupt
-                    yield packet
+                if packet.stream is not self.stream:
+                    continue
+                self.packets += packet.size > 0
+                self.damaged += packet.is_corrupt
+                try:
+                    frames = self.stream.decode(packet)
+                except av.FFmpegError:
+                    self.damaged += 1
+                    continue
+                for frame in frames:
+                    self.damaged += frame.is_corrupt
+                    yield frame
         except av.FFmpegError as error:
-            self.stop = _reason(error)
+            self.stop = error.strerror
 
     def problem(self) -> str | None:
         """What is wrong with a file that has been read to its end."""
-        found = []
-        if self.stop:
-            found.append(f"reading stopped: {self.stop}")
-        declared = _declared_end(self.container, self.stream)
-        if declared is not None and self.end < declared - MISSING_SECONDS:
-            found.append(f"ends at {float(self.end):.1f} s of {float(declared):.1f} s: cut off")
+        found = [f"reading stopped: {self.stop}"] if self.stop else []
+        if self.declared_end is not None and self.end < self.declared_end - MISSING_SECONDS:
+            found.append(f"ends at {float(self.end):.1f} s of {float(self.declared_end):.1f} s: cut off")
         if self.damaged:
             found.append(f"{self.damaged} of {self.packets} frames damaged")
         return "; ".join(found) or None
-
-
-def _spans(reader: _Reader) -> Iterator[tuple[VideoFrame, Fraction]]:
-    """Decoded frames, each with the time until which it is shown, in seconds from the first frame.
-
-    A timestamp is rounded to its tick (Matroska's: 1 ms), so a frame counts as shown from half a tick earlier, and
-    the last one, whose duration is rounded too, until a whole tick earlier.
-    """
-    stream = reader.stream
-    step = 1 / (stream.guessed_rate or stream.average_rate or Fraction(25))
-    tick = _tick(stream)
-    shown, shown_at = None, Fraction(0)
-    for time, frame in _times(reader, step):
-        if shown is not None:
-            yield shown, time - tick / 2
-        shown, shown_at = frame, time
-    if shown is not None:
-        yield shown, shown_at + (_in_seconds(shown.duration, shown.time_base) or step) - tick
-
-
-def _tick(stream: VideoStream) -> Fraction:
-    """Seconds to which a timestamp is precise."""
-    return min(stream.time_base or COARSEST_TICK, COARSEST_TICK)
-
-
-def _in_seconds(ticks: int | None, time_base: Fraction | None) -> Fraction | None:
-    """A number of ticks, which last `time_base` seconds; None where either is not known."""
-    return None if ticks is None or time_base is None else ticks * time_base
-
-
-def _times(reader: _Reader, step: Fraction) -> Iterator[tuple[Fraction, VideoFrame]]:
-    """Frames with their times from the first one's, never falling.
-
-    AVI has no presentation times: its decoding times count frames in the order in which they come out. A frame
-    without a timestamp, or with one far beyond the file's end (damage), comes `step` seconds after the one before.
-    """
-    latest = _declared_end(reader.container, reader.stream)
-    origin, last = None, -step
-    for frame in reader:
-        stated = _in_seconds(frame.dts if reader.container.format.name == "avi" else frame.pts, frame.time_base)
-        time = last + step
-        if stated is not None:
-            origin = stated if origin is None else origin
-            if stated - origin < last - JUMP_SECONDS:
-                origin = stated - time
-            if latest is None or stated < latest + JUMP_SECONDS:
-                time = stated - origin
-        last = max(time, last, Fraction(0))
-        yield last, frame
-
-
-def _declared_end(container: InputContainer, stream: VideoStream) -> Fraction | None:
-    """Where the file says that it ends, as it counts time; None where it only guesses from what is there."""
-    name = container.format.name.split(",")[0]
-    if name not in DECLARE_DURATION or not container.duration:
-        return None
-    end = Fraction(container.duration + (container.start_time or 0), av.time_base)
-    if name == "avi" and stream.guessed_rate:  # FFmpeg scales the duration of a short AVI down; its header keeps count
-        end = max(end, Fraction(stream.frames) / stream.guessed_rate)
-    return end
-
-
-def _declared_seconds(container: InputContainer, stream: VideoStream) -> float | None:
-    """The duration that the file states for its video, or for the whole."""
-    if seconds := _in_seconds(stream.duration, stream.time_base):
-        return float(seconds)
-    return container.duration / av.time_base if container.duration else None
 
 
 # --- space ------------------------------------------------------------------------------------------------------------
@@ -266,39 +227,17 @@ def fitted(width: int, height: int, aspect: Fraction | None, size: int | None) -
     return max(1, round(wide * scale)), max(1, round(height * scale))
 
 
-class Orientation(NamedTuple):
-    """How a stored picture becomes upright: first transposed, then mirrored."""
+def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
+    """How a stored picture becomes upright: whether it is first transposed, then mirrored in x, in y.
 
-    transposed: bool
-    mirror_x: bool
-    mirror_y: bool
-
-    @classmethod
-    def of(cls, frame: VideoFrame) -> "Orientation":
-        """That of the frame's display matrix, to the nearest right angle.
-
-        The matrix (ISO 14496-12) has its entries in the order a b u, c d v, x y w, and takes the stored pixel (x,y)
-        to (a x + c y, b x + d y), y downwards; the shift back into the picture is left to mirroring.
-        """
-        data = frame.side_data.get("DISPLAYMATRIX")
-        if not isinstance(data, Buffer):
-            return cls(False, False, False)
-        a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32).tolist()
-        if abs(a) + abs(d) >= abs(b) + abs(c):
-            return cls(False, a < 0, d < 0)
-        return cls(True, c < 0, b < 0)
-
-    def apply(self, pixels: np.ndarray) -> np.ndarray:
-        """(h,w,3) as stored -> (H,W,3) upright, contiguous."""
-        if self.transposed:
-            pixels = pixels.transpose(1, 0, 2)
-        return np.ascontiguousarray(pixels[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1])
-
-
-def _reason(error: av.FFmpegError) -> str:
-    return error.strerror or str(error)
-
-
-def _is_mp4(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(8)[4:] == b"ftyp"
+    That is its display matrix to the nearest right angle. The matrix (ISO 14496-12) has its entries in the order a b u,
+    c d v, x y w, and takes the stored pixel (x,y) to (a x + c y, b x + d y), y downwards; the shift back into the
+    picture is left to mirroring.
+    """
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if not isinstance(data, Buffer):
+        return False, False, False
+    a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32).tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return False, a < 0, d < 0
+    return True, c < 0, b < 0

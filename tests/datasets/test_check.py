@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -13,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from configs.schema import Data
 from datasets.annotations import Action, Video
 from datasets.check import dataset as checks
-from datasets.check import training
 from datasets.check.__main__ import main
+from datasets.check.report import Report
 from datasets.clips import VideoFrames, frame_labels
 from datasets.frames import Listing, frame_path
 from models.x3d import VARIANTS
@@ -264,7 +266,7 @@ def test_a_store_of_other_settings(examine, run):
 
 
 def test_a_full_disk(examine, monkeypatch):
-    monkeypatch.setattr(training, "free_bytes", lambda folder: 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     assert any("still to be written" in line for line in examine().marked("warning"))
 
 
@@ -286,13 +288,9 @@ def test_an_interval_is_an_example_iff_it_labels_a_frame(start, end, n):
     [(30, 720, False), (30, 743, False), (30, 745, True), (30, 695, True), (1000, 24_200, False), (1000, 24_300, True)],
 )
 def test_frames_and_duration(duration, n, off):
-    entry = VideoFrames(Video("AAA", "training", duration, ()), n)
-    assert checks.off_duration([entry], 24.0) == [entry] * off
-
-
-def test_frame_rate_is_the_median():
-    videos = [VideoFrames(Video("AAA", "training", 10.0, ()), n) for n in (240, 250, 9)]
-    assert checks.frame_rate(videos) == 24.0
+    report = Report()
+    checks.check_rate(Data(kind="charades"), [VideoFrames(Video("AAA", "training", duration, ()), n)], 24.0, report)
+    assert report.warnings == off
 
 
 def test_present_frames():

@@ -189,14 +189,17 @@ def unindexed(path):
 
 
 NOT_VIDEOS = {
-    "absent.mp4": (lambda path: None, "no such file"),
-    "folder.mp4": (lambda path: path.mkdir(), "a folder, not a video file"),
-    "empty.mp4": (lambda path: path.touch(), "an empty file"),
-    "noise.mp4": (lambda path: path.write_bytes(random.Random(0).randbytes(4000)), "not a video that can be read"),
-    "unindexed.mp4": (unindexed, "its index is missing, as after a broken download"),
+    "absent.mp4": (lambda path: None, "cannot be read (No such file or directory); give a whole video file"),
+    "folder.mp4": (lambda path: path.mkdir(), "cannot be read (Is a directory)"),
+    "empty.mp4": (lambda path: path.touch(), "cannot be read (Invalid data found"),
+    "noise.mp4": (
+        lambda path: path.write_bytes(random.Random(0).randbytes(4000)),
+        "cannot be read (Invalid data found",
+    ),
+    "unindexed.mp4": (unindexed, "cannot be read (Invalid data found when processing input); give a whole video file"),
     "text.txt": (lambda path: path.write_text("one\n" * 999), "not a video (FFmpeg reads it as tty)"),
     "picture.jpg": (lambda path: Image.new("RGB", (64, 64)).save(path), "not a video (FFmpeg reads it as jpeg_pipe)"),
-    "sound.m4a": (write_sound, "no video in it (audio only)"),
+    "sound.m4a": (write_sound, "no video in it"),
 }
 
 
