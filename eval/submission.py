@@ -68,7 +68,7 @@ def _parse(path: str | Path, num_classes: int | None) -> tuple[list[tuple[str, i
     """[(video, frame as written, line number)] and scores (lines, C) of a submission with at least one line."""
     keys: list[tuple[str, int, int]] = []
     values = array("d")
-    for number, line in _numbered_lines(path):
+    for number, line in numbered_lines(path):
         name, *numbers = line.split()
         found = len(numbers) - 1
         if found < 1:
@@ -92,7 +92,7 @@ def _parse(path: str | Path, num_classes: int | None) -> tuple[list[tuple[str, i
     return keys, scores
 
 
-def _numbered_lines(path: str | Path) -> Iterable[tuple[int, bytes]]:
+def numbered_lines(path: str | Path) -> Iterable[tuple[int, bytes]]:
     """(line number from 1, line) of every line that is not blank; gzip is known by its first two bytes."""
     with Path(path).open("rb") as raw:
         file = gzip.GzipFile(fileobj=raw) if raw.read(2) == b"\x1f\x8b" else raw
