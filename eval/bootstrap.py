@@ -53,10 +53,17 @@ def resampled_ap(
     """
     if not len(scores) == len(labels) == len(counts):
         raise ValueError(f"{len(scores)} videos' scores, {len(labels)} videos' labels, counts of {len(counts)} videos")
+    resamples = counts.shape[1]
     videos = np.repeat(np.arange(len(scores), dtype=np.int32), [len(rows) for rows in scores])
     for c in range(scores[0].shape[1]):
         column, positive = (np.concatenate([rows[:, c] for rows in blocks]) for blocks in (scores, labels))
-        yield _ap(_rank(column, positive, videos, len(counts)), counts)
+        ranking = _rank(column, positive, videos, len(counts))
+        if ranking is None:
+            yield np.full(resamples, np.nan)
+            continue
+        width = max(1, min(_RESAMPLES_AT_ONCE, _VALUES_AT_ONCE // len(ranking.group)))
+        parts = (np.ascontiguousarray(counts[:, first : first + width]) for first in range(0, resamples, width))
+        yield np.concatenate([_part_ap(ranking, part) for part in parts])
 
 
 def percentile_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -108,16 +115,6 @@ def _rank(scores: np.ndarray, labels: np.ndarray, videos: np.ndarray, num_videos
         row=hits - start[group] + 1,
         number=np.arange(len(hits)) - (np.cumsum(positives) - positives)[group] + 1,
     )
-
-
-def _ap(ranking: _Ranking | None, counts: np.ndarray) -> np.ndarray:
-    """AP (B,) of one class in all resamples, some of them at a time."""
-    resamples = counts.shape[1]
-    if ranking is None:
-        return np.full(resamples, np.nan)
-    width = max(1, min(_RESAMPLES_AT_ONCE, _VALUES_AT_ONCE // len(ranking.group)))
-    parts = (np.ascontiguousarray(counts[:, first : first + width]) for first in range(0, resamples, width))
-    return np.concatenate([_part_ap(ranking, part) for part in parts])
 
 
 def _part_ap(ranking: _Ranking, counts: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ import numpy as np
 
 from common.arguments import COUNT, Parser, exit_status
 from common.errors import InputError
+from common.text import first_few
 from eval.average_precision import average_precision
 from eval.published_scores import is_published, read_published
 from eval.submission import CHARADES_CLASSES, FRAMES_PER_VIDEO, read_predictions
@@ -177,28 +178,19 @@ def print_scores(predictions_file: str, ground_truth: str, num_classes: int | No
     predictions = read_scores(predictions_file, truth, num_classes)
     num_classes = next(iter(predictions.values())).shape[1]
     check_classes(truth, num_classes, ground_truth)
-    print(_report(localize(predictions, truth, num_classes), len(truth)))
-
-
-def _report(result: Localization, num_videos: int) -> str:
-    """The lines that `main` prints."""
-    lines = [f"{num_videos} videos, {len(result.AP)} classes, {FRAMES_PER_VIDEO} frames a video"]
+    result = localize(predictions, truth, num_classes)
+    print(f"{len(truth)} videos, {num_classes} classes, {FRAMES_PER_VIDEO} frames a video")
     if result.missing_frames:
-        lines.append(f"{result.missing_frames} of {num_videos * FRAMES_PER_VIDEO} frames have no prediction: -inf")
-    if result.unknown_videos:
-        names = ", ".join(result.unknown_videos[:3]) + (", ..." if len(result.unknown_videos) > 3 else "")
-        lines.append(f"{len(result.unknown_videos)} predicted videos are not in the ground truth, ignored: {names}")
+        print(f"{result.missing_frames} of {len(truth) * FRAMES_PER_VIDEO} frames have no prediction: -inf")
+    if unknown := result.unknown_videos:
+        print(f"{len(unknown)} predicted videos are not in the ground truth, ignored: {first_few(unknown)}")
+    scores = {"mAP": result.mAP, "wAP": result.wAP}
     if result.classes_without_positives:
         names = ", ".join(f"c{c:03d}" for c in result.classes_without_positives)
-        lines.append(f"mAP and wAP are undefined, classes without positives: {names}")
-        lines.append(_score("mAP over the other classes", result.mAP_defined))
-    else:
-        lines += [_score("mAP", result.mAP), _score("wAP", result.wAP)]
-    return "\n".join(lines)
-
-
-def _score(name: str, fraction: float | None) -> str:
-    return f"{name}  " + ("undefined" if fraction is None else f"{100 * fraction:.2f} %  (fraction {fraction:.6f})")
+        print(f"mAP and wAP are undefined, classes without positives: {names}")
+        scores = {"mAP over the other classes": result.mAP_defined}
+    for name, fraction in scores.items():
+        print(f"{name}  " + ("undefined" if fraction is None else f"{100 * fraction:.2f} %  (fraction {fraction:.6f})"))
 
 
 if __name__ == "__main__":
