@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 
 from models.norm import SubBatchNorm3d
 from models.x3d import Bottleneck, Stem
@@ -103,7 +104,8 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Te
     T, result = x.shape[2], torch.zeros_like(weight)
     if kh == kw == 1:
         images, grads = x.flatten(3), grad.flatten(3)  # (B,C,T,H*W)
-        return _conv2d_weight_gradient(grads, images, weight.squeeze(4), 1, (taps // 2, 0)).view_as(weight)
+        kernel = weight.shape[:4]
+        return conv2d_weight(images, kernel, grads, padding=(taps // 2, 0), groups=len(weight)).view_as(weight)
     for tap in range(taps):  # a 2-D gradient over the frames that this tap brings together
         shift = tap - taps // 2
         if abs(shift) >= T:
@@ -111,14 +113,9 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Te
         first, last = max(0, shift), T + min(0, shift)
         for video, g in zip(x.transpose(1, 2), grad.transpose(1, 2), strict=True):  # (T,C,H,W), views
             frames, g = video[first:last], g[first - shift : last - shift]
-            result[:, :, tap] += _conv2d_weight_gradient(g, frames, weight[:, :, tap], stride, (kh // 2, kw // 2))
+            kernel = weight[:, :, tap].shape
+            result[:, :, tap] += conv2d_weight(frames, kernel, g, stride, (kh // 2, kw // 2), groups=len(weight))
     return result
-
-
-def _conv2d_weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: tuple[int, int]) -> Tensor:
-    return torch.ops.aten.convolution_backward(
-        grad, x, weight, None, (stride, stride), padding, (1, 1), False, (0, 0), x.shape[1], (False, True, False)
-    )[1]
 
 
 # --- activation -------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.autograd import Function
+from torch.distributed.nn.functional import all_reduce  # differentiable: the gradients are summed too
 from torch.nn import functional as F
 
 _recomputing = ContextVar("recomputing", default=False)
@@ -38,20 +38,6 @@ def aggregate_statistics(means: Tensor, variances: Tensor) -> tuple[Tensor, Tens
     return means.mean(0), variances.mean(0) + means.var(0, unbiased=False)
 
 
-class SumOverProcesses(Function):
-    """The sum of all processes' tensors; each process's loss reaches what any of them has added."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        total = x.clone()
-        distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        return SumOverProcesses.forward(ctx, grad)
-
-
 def batch_norm_over_processes(
     x: Tensor,
     running_mean: Tensor,
@@ -63,10 +49,10 @@ def batch_norm_over_processes(
 ) -> Tensor:
     """F.batch_norm in training, with the statistics of all processes' x (B,C,T,H,W); sums are in float64."""
     channels, values = x.shape[1], x.double()
-    n = SumOverProcesses.apply(values.new_tensor(x.numel() // channels))
-    mean = SumOverProcesses.apply(values.sum((0, 2, 3, 4))) / n
+    n = all_reduce(values.new_tensor(x.numel() // channels))
+    mean = all_reduce(values.sum((0, 2, 3, 4))) / n
     centred = values - mean.view(-1, 1, 1, 1)
-    var = SumOverProcesses.apply(centred.square().sum((0, 2, 3, 4))) / n
+    var = all_reduce(centred.square().sum((0, 2, 3, 4))) / n
     with torch.no_grad():
         running_mean.lerp_(mean.to(running_mean.dtype), momentum)
         running_var.lerp_((var * n / (n - 1)).to(running_var.dtype), momentum)
