@@ -26,7 +26,7 @@ Bootstrap, 1993, chapter 13 (percentile); Davison & Hinkley, Bootstrap Methods a
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -79,6 +79,37 @@ def basic_interval(value: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, n
     """(low, high), 95%, of a statistic (...) with resamples (B,...): the percentile interval mirrored at the value."""
     low, high = percentile_interval(values)
     return 2 * value - high, 2 * value - low
+
+
+class Sampled(NamedTuple):
+    """A statistic of the videos, and its values in the resamples; fractions, NaN where undefined."""
+
+    value: np.ndarray  # () or (C,)
+    resamples: np.ndarray  # (B,) or (B,C)
+    is_mean: bool = False  # over classes
+    is_difference: bool = False
+
+    def minus(self, other: Self) -> Self:
+        """The paired difference: resample by resample, since all drew the same videos."""
+        return self._replace(
+            value=self.value - other.value, resamples=self.resamples - other.resamples, is_difference=True
+        )
+
+    def of_class(self, c: int) -> Self:
+        return self._replace(value=self.value[c], resamples=self.resamples[:, c])
+
+    def mean(self, classes: Sequence[int]) -> tuple[float, np.ndarray]:
+        """The mean over some classes in percent: the value, and those of the resamples (B,)."""
+        value, resamples = self.value[list(classes)], self.resamples[:, list(classes)]
+        return 100 * float(np.nanmean(value)), 100 * np.nanmean(resamples, axis=1)
+
+    def interval(self) -> tuple[np.ndarray, np.ndarray]:
+        """(low, high), 95%: of a mean over classes a basic interval, of a class a percentile one."""
+        if not self.is_mean:
+            return percentile_interval(self.resamples)
+        low, high = basic_interval(self.value, self.resamples)
+        lowest = -1 if self.is_difference else 0
+        return np.clip(low, lowest, 1), np.clip(high, lowest, 1)
 
 
 class _Ranking(NamedTuple):

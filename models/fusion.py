@@ -142,9 +142,6 @@ class FeatureFusion(nn.Module):
 class LogitFusion(AlignedLevel):
     """The last level (conv5), averaged over space, scales and shifts the class logits."""
 
-    def __init__(self, channels: int, num_classes: int, *, dropout: float = 0.5) -> None:
-        super().__init__(channels, num_classes, dropout=dropout)
-
     def fuse(self, logits: Tensor, features: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
         """Logits (B,classes,J), features (B,C,T',7,7) -> (B,classes,J)."""
         aligned = self.align(features, mask, weights).mean(2)  # (B,J,C)

@@ -122,6 +122,6 @@ def sampled_locations(net: nn.Module) -> Iterator[list[Tensor]]:
     def remember(pool: nn.Module, args: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
         locations.append((output[1] * (args[0].shape[2] - 1)).cpu())
 
-    pool = getattr(net, "grid_pool", None)
+    pool = next((module for module in net.modules() if isinstance(module, GridPool)), None)
     with nullcontext() if pool is None else pool.register_forward_hook(remember):
         yield locations
