@@ -10,6 +10,7 @@ reads them back and scores what it read, so that the metrics are those of the fi
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ class VideoScores(NamedTuple):
     num_frames: int  # n
 
 
+@dataclass(kw_only=True)
 class DetectionEvaluator:
     """Collects per-frame probabilities video by video; `finish` turns them into files and metrics.
 
@@ -45,22 +47,15 @@ class DetectionEvaluator:
     To evaluate in several processes, give each its own evaluator and join them with `videos.update(other.videos)`.
     """
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        truth: Mapping[str, Truth],
-        min_frames: int = 162,
-        all_frames: bool = False,
-        save_frames: bool = False,
-    ) -> None:
-        check_classes(truth, num_classes, "ground truth")
-        self.truth = truth
-        self.num_classes = num_classes
-        self.min_frames = min_frames
-        self.all_frames = all_frames
-        self.save_frames = save_frames
-        self.videos: dict[str, VideoScores] = {}
+    num_classes: int
+    truth: Mapping[str, Truth]
+    min_frames: int = 162
+    all_frames: bool = False
+    save_frames: bool = False
+    videos: dict[str, VideoScores] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        check_classes(self.truth, self.num_classes, "ground truth")
 
     def add(self, video: str, probabilities: np.ndarray, labels: np.ndarray, *, num_frames: int) -> None:
         """Keep what is scored of one video.

@@ -73,9 +73,10 @@ def _frame(where: str, video: str, place: str, duration: float) -> int:
         steps = (float(place) - 1) * FRAMES_PER_VIDEO / duration
     except (ValueError, ZeroDivisionError):
         steps = np.nan
-    if not (np.isfinite(steps) and abs(steps - round(steps)) <= TOLERANCE and 0 <= round(steps) < FRAMES_PER_VIDEO):
+    frame = next((i for i in range(1, FRAMES_PER_VIDEO + 1) if abs(steps - (i - 1)) <= TOLERANCE), None)
+    if frame is None:
         raise InputError(
             f"{where}: position {place} of video {video} is none of its {FRAMES_PER_VIDEO} frames, which are at "
             f"1 + i * {duration:g} / {FRAMES_PER_VIDEO}; give the annotations that the scores were made with"
         )
-    return round(steps) + 1
+    return frame

@@ -54,12 +54,13 @@ def submission_lines(path: str | Path, num_classes: int | None = None) -> list[L
             raise InputError(f"{path}:{number}: not of the form `id frame score score ...` ({error})") from None
     if not lines:
         raise InputError(f"{path}: no predictions; each line is `id frame score score ...`")
-    shift = int(any(line.frame == 0 for line in lines))
+    first = 0 if any(line.frame == 0 for line in lines) else 1
+    counted = range(first, first + FRAMES_PER_VIDEO)
     for line in lines:
-        if not 1 <= line.frame + shift <= FRAMES_PER_VIDEO:
-            counted = f"0..{FRAMES_PER_VIDEO - 1}, since the file counts from 0" if shift else f"1..{FRAMES_PER_VIDEO}"
-            raise InputError(f"{path}:{line.number}: frame {line.frame} of video {line.video} is outside {counted}")
-    return [line._replace(frame=line.frame + shift) for line in lines] if shift else lines
+        if line.frame not in counted:
+            said = f"{first}..{counted[-1]}, since the file counts from {first}"
+            raise InputError(f"{path}:{line.number}: frame {line.frame} of video {line.video} is outside {said}")
+    return [line._replace(frame=line.frame + 1 - first) for line in lines]
 
 
 def predictions_of(path: str | Path, lines: Sequence[Line], num_classes: int | None = None) -> dict[str, np.ndarray]:

@@ -14,8 +14,8 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 def prepare_for_inference(net: Net) -> Net:
-    """A copy of `net` in evaluation mode: every norm folded into its convolution, weights channels-last, and on a CPU
-    its own operations (`models.cpu_kernels`).
+    """A copy of `net` in evaluation mode: every norm folded (in double) into the convolution before it, which gets a
+    bias, weights channels-last, and on a CPU its own operations (`models.cpu_kernels`).
 
     The copy gives the same logits up to rounding, cannot be trained, and shares no memory with `net`.
     """
@@ -25,16 +25,11 @@ def prepare_for_inference(net: Net) -> Net:
         for number in ("", "1", "2"):  # of ConvNorm, and of Grid Pool
             conv, norm = getattr(parent, f"conv{number}", None), getattr(parent, f"norm{number}", None)
             if isinstance(conv, nn.Conv3d) and isinstance(norm, SubBatchNorm3d):
-                fold(conv, norm)
+                mean, var = (statistics.double() for statistics in norm.statistics())
+                bias = None if conv.bias is None else conv.bias.double()
+                folded = fuse_conv_bn_weights(
+                    conv.weight.double(), bias, mean, var, norm.eps, norm.weight.double(), norm.bias.double()
+                )
+                conv.weight, conv.bias = (nn.Parameter(p.to(conv.weight.dtype), requires_grad=False) for p in folded)
                 setattr(parent, f"norm{number}", nn.Identity())
     return net.eval().to(memory_format=torch.channels_last_3d)
-
-
-def fold(conv: nn.Conv3d, norm: SubBatchNorm3d) -> None:
-    """Put the norm (in evaluation) into the convolution before it, which gets a bias; computed in double."""
-    mean, var = (statistics.double() for statistics in norm.statistics())
-    bias = None if conv.bias is None else conv.bias.double()
-    folded = fuse_conv_bn_weights(
-        conv.weight.double(), bias, mean, var, norm.eps, norm.weight.double(), norm.bias.double()
-    )
-    conv.weight, conv.bias = (nn.Parameter(p.to(conv.weight.dtype), requires_grad=False) for p in folded)

@@ -20,10 +20,9 @@ from common.errors import InputError
 from common.files import written_whole
 from common.text import first_few
 from models.norm import SubBatchNorm3d
-from models.x3d_names import Naming, naming_of, shortcut_norm
+from models.x3d_names import naming_of, shortcut_norm
 
 KINETICS_CLASSES = 400
-FUSION_PARTS = ("rw", "mix")
 CLASSIFIER = ("fc2.weight", "fc2.bias")
 STALE = re.compile(r"\.bn\.running_(mean|var)$")
 OPTIONAL_PARTS = {"pool_1", "rw2", "rw3", "rw4", "rw5", "rw6", "mix2", "mix3", "mix4", "mix5"}
@@ -139,18 +138,27 @@ def load_published(net: nn.Module, source: Mapping[str, Tensor], *, path: str | 
     def file_name(name: str) -> str:
         return naming(official_name(name))
 
-    is_kinetics = _is_kinetics(source, naming, net)
+    parts = {official_name(name).split(".")[0] for name in net.state_dict()}
+    classes = source.get(naming("fc2.bias"))
+    is_kinetics = (  # and the network is more, or for something else
+        classes is not None
+        and classes.shape == (KINETICS_CLASSES,)
+        and naming("fc2.weight") in source
+        and (
+            net.state_dict()["head.classify.bias"].shape != classes.shape
+            or (not parts.isdisjoint({*OPTIONAL_PARTS, "fusion"}) and not holds_coarse(source))
+        )
+    )
     classifier = [naming(name) for name in CLASSIFIER if is_kinetics]
     for key in classifier:
         del source[key]
-    absent = OPTIONAL_PARTS - {official_name(name).split(".")[0] for name in net.state_dict()}
     report = load_matching(
         net,
         source,
         path=path,
         source_name=file_name,
         may_be_fresh=lambda name: is_kinetics and ("fusion" in name or name.startswith(("head.classify", "grid_pool"))),
-        may_be_left=lambda key: key.split(".")[0] in absent,
+        may_be_left=lambda key: key.split(".")[0] in OPTIONAL_PARTS - parts,
     )
     report.left += classifier
     report.neutral = [name for name in report.loaded if file_name(name) in supplied]
@@ -218,7 +226,7 @@ def save_official(net: nn.Module, path: str | os.PathLike) -> None:
     state: dict[str, Tensor] = {}
     for name, tensor in net.state_dict().items():
         official = official_name(name)
-        is_fusion_weight = official.startswith(FUSION_PARTS) and tensor.dim() == 2
+        is_fusion_weight = official.startswith(("rw", "mix")) and tensor.dim() == 2
         state[official] = (tensor.unsqueeze(-1) if is_fusion_weight else tensor).detach().cpu().clone()
     for name, norm in norms.items():
         prefix = official_name(f"{name}.weight").removesuffix(".weight")
@@ -244,14 +252,3 @@ def tensors_of(contents: Mapping, path: str | os.PathLike) -> dict[str, Tensor]:
             f"{path}: holds neither `model_state_dict` nor `model_state` nor a plain dictionary of tensors"
         )
     return {k.removeprefix("module."): v for k, v in state.items() if not k.endswith(".num_batches_tracked")}
-
-
-def _is_kinetics(source: Mapping[str, Tensor], naming: Naming, net: nn.Module) -> bool:
-    """Whether the file is a 400-class Kinetics one and the network is more, or for something else."""
-    weight, bias = (source.get(naming(name)) for name in CLASSIFIER)
-    if weight is None or bias is None or bias.shape != (KINETICS_CLASSES,):
-        return False
-    ours = {official_name(name): tensor for name, tensor in net.state_dict().items()}
-    goes_further = any(name.startswith((*OPTIONAL_PARTS, "fusion")) for name in ours)
-    has_further = any(key.startswith(tuple(OPTIONAL_PARTS)) for key in source)
-    return ours["fc2.bias"].shape != (KINETICS_CLASSES,) or (goes_further and not has_further)
