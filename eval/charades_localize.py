@@ -150,9 +150,8 @@ def read_scores(path: str | Path, truth: Mapping[str, Truth], num_classes: int |
     """
     if not is_published(path):
         return read_predictions(path, num_classes)
-    if num_classes is None and max((label for video in truth.values() for label, *_ in video.actions), default=0) == (
-        CHARADES_CLASSES - 1
-    ):
+    classes = {label for actions, _ in truth.values() for label, *_ in actions}
+    if num_classes is None and max(classes, default=0) == CHARADES_CLASSES - 1:
         num_classes = CHARADES_CLASSES
     return read_published(path, {video: known.length for video, known in truth.items()}, num_classes)
 

@@ -45,10 +45,8 @@ def convert(scores: Path, ground_truth: Path, output: Path) -> None:
     predictions_of(scores, lines)  # checks every line
     with written_whole(output) as partial, partial.open("w", encoding="utf-8") as file:
         for _, video, frame, digits in lines:
-            if published:
-                file.write(f"{video} {frame} {digits}\n")
-            else:
-                file.write(f"{video},{position(frame, durations[video])},{digits}\n")
+            place = f" {frame} " if published else f",{position(frame, durations[video])},"
+            file.write(f"{video}{place}{digits}\n")
     print(f"{output}: {len(lines)} frames of {len({line.video for line in lines})} videos")
 
 

@@ -32,12 +32,15 @@ def install(net: nn.Module) -> None:
     """Have a network on a CPU compute by this file's operations; one on another device stays as it is.
 
     Its modules become the subclasses below, each of which overrides one method: parameters, names and hooks are
-    untouched. Under autocast, and on another device that the network is moved to, they do what PyTorch does.
+    untouched. Under autocast, and on another device that the network is moved to, they do what PyTorch does. The clip,
+    and with it all that follows, comes into channels-last memory.
     """
     if any(tensor.device.type != "cpu" for tensor in net.parameters()):
         return
     for module in net.modules():
         module.__class__ = ON_CPU.get(type(module), type(module))
+        if isinstance(module, Stem):
+            module.memory_format = torch.channels_last_3d
 
 
 def applies(x: Tensor) -> bool:
@@ -256,10 +259,4 @@ class CpuBottleneck(Bottleneck):
         return ReLU.apply(y) if own else super().relu(y)
 
 
-class CpuStem(Stem):
-    """The clip, and with it all that follows, in channels-last memory."""
-
-    memory_format = torch.channels_last_3d
-
-
-ON_CPU = {nn.Conv3d: CpuConv3d, SubBatchNorm3d: CpuSubBatchNorm3d, Bottleneck: CpuBottleneck, Stem: CpuStem}
+ON_CPU = {nn.Conv3d: CpuConv3d, SubBatchNorm3d: CpuSubBatchNorm3d, Bottleneck: CpuBottleneck}

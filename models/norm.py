@@ -10,7 +10,7 @@ from contextvars import ContextVar
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce  # differentiable: the gradients are summed too
+from torch.autograd import Function
 from torch.nn import functional as F
 
 _recomputing = ContextVar("recomputing", default=False)
@@ -36,6 +36,20 @@ def aggregate_statistics(means: Tensor, variances: Tensor) -> tuple[Tensor, Tens
         mean (C,) and variance (C,): the groups' mean variance plus the population variance of their means.
     """
     return means.mean(0), variances.mean(0) + means.var(0, unbiased=False)
+
+
+class SumOverProcesses(Function):
+    """The sum of all processes' tensors; each process's loss reaches what any of them has added."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return SumOverProcesses.forward(ctx, grad)
 
 
 class SubBatchNorm3d(nn.Module):
@@ -100,10 +114,10 @@ class SubBatchNorm3d(nn.Module):
     def batch_norm_over_processes(self, x: Tensor, running_mean: Tensor, running_var: Tensor) -> Tensor:
         """`batch_norm` with the statistics of all processes' x (B,C,T,H,W); sums are in float64."""
         values = x.double()
-        n = all_reduce(values.new_tensor(x.numel() // x.shape[1]))
-        mean = all_reduce(values.sum((0, 2, 3, 4))) / n
+        n = SumOverProcesses.apply(values.new_tensor(x.numel() // x.shape[1]))
+        mean = SumOverProcesses.apply(values.sum((0, 2, 3, 4))) / n
         centred = values - mean.view(-1, 1, 1, 1)
-        var = all_reduce(centred.square().sum((0, 2, 3, 4))) / n
+        var = SumOverProcesses.apply(centred.square().sum((0, 2, 3, 4))) / n
         with torch.no_grad():
             running_mean.lerp_(mean.to(running_mean.dtype), self.momentum)
             running_var.lerp_((var * n / (n - 1)).to(running_var.dtype), self.momentum)

@@ -17,8 +17,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-Naming = Callable[[str], str]
-
 # published: (PyTorchVideo, SlowFast). N is the stage, from 1, M = N + 1, B the block in it, from 0.
 NAMES = {
     "conv1_s": ("blocks.0.conv.conv_t", "s1.pathway0_stem.conv_xy"),
@@ -43,7 +41,7 @@ _SIGNS = (r"blocks\.\d+\.", r"s\d+\.pathway\d")  # how a name begins that only P
 _NORM_EPS = 1e-5
 
 
-def naming_of(keys: Iterable[str]) -> Naming | None:
+def naming_of(keys: Iterable[str]) -> Callable[[str], str] | None:
     """Published name -> the name in a file with these keys; None where the file is not of either kind."""
     for key in keys:
         for column, sign in enumerate(_SIGNS):
