@@ -24,10 +24,9 @@ def average_precision(
     """
     scores, labels = _blocks(scores), _blocks(labels)
     shapes = [block.shape for block in scores]
-    if not shapes or [block.shape for block in labels] != shapes:
-        raise ValueError(f"scores {shapes[:3]} and labels {[y.shape for y in labels][:3]} must have equal shapes (N,C)")
-    if any(len(shape) != 2 or shape[1] != shapes[0][1] for shape in shapes):
-        raise ValueError(f"scores must be (N,C) with one C: {shapes[:3]}")
+    of_labels = [block.shape for block in labels]
+    if shapes != of_labels or len({shape[1:] for shape in shapes}) != 1 or len(shapes[0]) != 2:
+        raise ValueError(f"scores {shapes[:3]} and labels {of_labels[:3]} must have equal shapes (N,C) with one C")
     ap = np.full(shapes[0][1], np.nan)
     for first in range(0, len(ap), _CLASSES_AT_ONCE):
         classes = slice(first, first + _CLASSES_AT_ONCE)

@@ -26,7 +26,7 @@ Bootstrap, 1993, chapter 13 (percentile); Davison & Hinkley, Bootstrap Methods a
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -53,10 +53,17 @@ def resampled_ap(
     """
     if not len(scores) == len(labels) == len(counts):
         raise ValueError(f"{len(scores)} videos' scores, {len(labels)} videos' labels, counts of {len(counts)} videos")
+    resamples = counts.shape[1]
     videos = np.repeat(np.arange(len(scores), dtype=np.int32), [len(rows) for rows in scores])
     for c in range(scores[0].shape[1]):
         column, positive = (np.concatenate([rows[:, c] for rows in blocks]) for blocks in (scores, labels))
-        yield _ap(_rank(column, positive, videos, len(counts)), counts)
+        ranking = _rank(column, positive, videos, len(counts))
+        if ranking is None:
+            yield np.full(resamples, np.nan)
+            continue
+        width = max(1, min(_RESAMPLES_AT_ONCE, _VALUES_AT_ONCE // len(ranking.group)))
+        parts = (np.ascontiguousarray(counts[:, first : first + width]) for first in range(0, resamples, width))
+        yield np.concatenate([_part_ap(ranking, part) for part in parts])
 
 
 def percentile_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -72,6 +79,37 @@ def basic_interval(value: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, n
     """(low, high), 95%, of a statistic (...) with resamples (B,...): the percentile interval mirrored at the value."""
     low, high = percentile_interval(values)
     return 2 * value - high, 2 * value - low
+
+
+class Sampled(NamedTuple):
+    """A statistic of the videos, and its values in the resamples; fractions, NaN where undefined."""
+
+    value: np.ndarray  # () or (C,)
+    resamples: np.ndarray  # (B,) or (B,C)
+    is_mean: bool = False  # over classes
+    is_difference: bool = False
+
+    def minus(self, other: Self) -> Self:
+        """The paired difference: resample by resample, since all drew the same videos."""
+        return self._replace(
+            value=self.value - other.value, resamples=self.resamples - other.resamples, is_difference=True
+        )
+
+    def of_class(self, c: int) -> Self:
+        return self._replace(value=self.value[c], resamples=self.resamples[:, c])
+
+    def mean(self, classes: Sequence[int]) -> tuple[float, np.ndarray]:
+        """The mean over some classes in percent: the value, and those of the resamples (B,)."""
+        value, resamples = self.value[list(classes)], self.resamples[:, list(classes)]
+        return 100 * float(np.nanmean(value)), 100 * np.nanmean(resamples, axis=1)
+
+    def interval(self) -> tuple[np.ndarray, np.ndarray]:
+        """(low, high), 95%: of a mean over classes a basic interval, of a class a percentile one."""
+        if not self.is_mean:
+            return percentile_interval(self.resamples)
+        low, high = basic_interval(self.value, self.resamples)
+        lowest = -1 if self.is_difference else 0
+        return np.clip(low, lowest, 1), np.clip(high, lowest, 1)
 
 
 class _Ranking(NamedTuple):
@@ -108,16 +146,6 @@ def _rank(scores: np.ndarray, labels: np.ndarray, videos: np.ndarray, num_videos
         row=hits - start[group] + 1,
         number=np.arange(len(hits)) - (np.cumsum(positives) - positives)[group] + 1,
     )
-
-
-def _ap(ranking: _Ranking | None, counts: np.ndarray) -> np.ndarray:
-    """AP (B,) of one class in all resamples, some of them at a time."""
-    resamples = counts.shape[1]
-    if ranking is None:
-        return np.full(resamples, np.nan)
-    width = max(1, min(_RESAMPLES_AT_ONCE, _VALUES_AT_ONCE // len(ranking.group)))
-    parts = (np.ascontiguousarray(counts[:, first : first + width]) for first in range(0, resamples, width))
-    return np.concatenate([_part_ap(ranking, part) for part in parts])
 
 
 def _part_ap(ranking: _Ranking, counts: np.ndarray) -> np.ndarray:

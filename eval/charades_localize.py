@@ -6,6 +6,8 @@ frames are ranked by score, ties in the ground truth's order; mAP is the plain m
 mean weighted by their positives. Both are undefined where a class has no positives.
 
     python -m eval.charades_localize PREDICTIONS GROUND_TRUTH_CSV
+
+PREDICTIONS is a submission, or the scores that the published code writes (`eval.published_scores`).
 """
 
 import csv
@@ -20,8 +22,10 @@ import numpy as np
 
 from common.arguments import COUNT, Parser, exit_status
 from common.errors import InputError
+from common.text import first_few
 from eval.average_precision import average_precision
-from eval.submission import FRAMES_PER_VIDEO, read_predictions
+from eval.published_scores import is_published, read_published
+from eval.submission import CHARADES_CLASSES, FRAMES_PER_VIDEO, read_predictions
 
 
 class Truth(NamedTuple):
@@ -137,12 +141,30 @@ def localize(predictions: Mapping[str, np.ndarray], truth: Mapping[str, Truth], 
     )
 
 
+def read_scores(path: str | Path, truth: Mapping[str, Truth], num_classes: int | None = None) -> dict[str, np.ndarray]:
+    """{video id: scores (25,C)} of a submission, or of the file that the published code writes.
+
+    Raises:
+        InputError: for what cannot be read, and for the published form with other than Charades' 157 classes against
+            a ground truth of Charades.
+    """
+    if not is_published(path):
+        return read_predictions(path, num_classes)
+    classes = {label for actions, _ in truth.values() for label, *_ in actions}
+    if num_classes is None and max(classes, default=0) == CHARADES_CLASSES - 1:
+        num_classes = CHARADES_CLASSES
+    return read_published(path, {video: known.length for video, known in truth.items()}, num_classes)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Print mAP and wAP of a submission; 1 with one line on stderr where a file cannot be scored."""
     parser = Parser(
         prog="python -m eval.charades_localize", description="Official Charades localization scores of a submission."
     )
-    parser.add_argument("predictions", help="submission, plain or .gz: `id frame score score ...`, frame 1..25")
+    parser.add_argument(
+        "predictions",
+        help="submission (`id frame score ...`) or published scores (`id,position,score ...`), plain or .gz",
+    )
     parser.add_argument("ground_truth", help="official CSV, such as Charades_v1_test.csv")
     parser.add_argument("--num_classes", type=COUNT, help="scores per line (default: from the file; 157 for Charades)")
     args = parser.parse_args(argv)
@@ -151,31 +173,23 @@ def main(argv: list[str] | None = None) -> int:
 
 def print_scores(predictions_file: str, ground_truth: str, num_classes: int | None) -> None:
     """Score a file; without `num_classes` it says itself how many scores a line has."""
-    predictions = read_predictions(predictions_file, num_classes)
+    truth = read_ground_truth(ground_truth)
+    predictions = read_scores(predictions_file, truth, num_classes)
     num_classes = next(iter(predictions.values())).shape[1]
-    truth = read_ground_truth(ground_truth, num_classes)
-    print(_report(localize(predictions, truth, num_classes), len(truth)))
-
-
-def _report(result: Localization, num_videos: int) -> str:
-    """The lines that `main` prints."""
-    lines = [f"{num_videos} videos, {len(result.AP)} classes, {FRAMES_PER_VIDEO} frames a video"]
+    check_classes(truth, num_classes, ground_truth)
+    result = localize(predictions, truth, num_classes)
+    print(f"{len(truth)} videos, {num_classes} classes, {FRAMES_PER_VIDEO} frames a video")
     if result.missing_frames:
-        lines.append(f"{result.missing_frames} of {num_videos * FRAMES_PER_VIDEO} frames have no prediction: -inf")
-    if result.unknown_videos:
-        names = ", ".join(result.unknown_videos[:3]) + (", ..." if len(result.unknown_videos) > 3 else "")
-        lines.append(f"{len(result.unknown_videos)} predicted videos are not in the ground truth, ignored: {names}")
+        print(f"{result.missing_frames} of {len(truth) * FRAMES_PER_VIDEO} frames have no prediction: -inf")
+    if unknown := result.unknown_videos:
+        print(f"{len(unknown)} predicted videos are not in the ground truth, ignored: {first_few(unknown)}")
+    scores = {"mAP": result.mAP, "wAP": result.wAP}
     if result.classes_without_positives:
         names = ", ".join(f"c{c:03d}" for c in result.classes_without_positives)
-        lines.append(f"mAP and wAP are undefined, classes without positives: {names}")
-        lines.append(_score("mAP over the other classes", result.mAP_defined))
-    else:
-        lines += [_score("mAP", result.mAP), _score("wAP", result.wAP)]
-    return "\n".join(lines)
-
-
-def _score(name: str, fraction: float | None) -> str:
-    return f"{name}  " + ("undefined" if fraction is None else f"{100 * fraction:.2f} %  (fraction {fraction:.6f})")
+        print(f"mAP and wAP are undefined, classes without positives: {names}")
+        scores = {"mAP over the other classes": result.mAP_defined}
+    for name, fraction in scores.items():
+        print(f"{name}  " + ("undefined" if fraction is None else f"{100 * fraction:.2f} %  (fraction {fraction:.6f})"))
 
 
 if __name__ == "__main__":

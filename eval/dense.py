@@ -22,6 +22,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.files import written_whole
+from common.text import first_few
 from eval.charades_localize import Truth
 
 SECONDS = "/seconds"
@@ -51,8 +52,9 @@ def rows(
     """
     missing = [video for video in truth if video not in predictions]
     if missing or not truth:
-        named = f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
-        raise InputError(f"{len(missing)} of {len(truth)} videos of the ground truth have no predictions: {named}")
+        raise InputError(
+            f"{len(missing)} of {len(truth)} videos of the ground truth have no predictions: {first_few(missing)}"
+        )
     scores, labels = [], []
     for video, (actions, length) in truth.items():
         steps, seconds = predictions[video]
@@ -78,9 +80,18 @@ def read_steps(path: str | Path, videos: Collection[str] | None = None) -> dict[
     }
     if not predictions and videos is None:
         raise InputError(f"{path}: no predictions; it holds an array (steps, classes) for each video")
-    shapes = [steps.scores.shape for steps in predictions.values()]
-    for video, steps in predictions.items():
-        _check(f"{path}: video {video}", steps, shapes[0][-1:])
+    first_shape: tuple[int, ...] | None = None
+    for video, (scores, seconds) in predictions.items():
+        place = f"{path}: video {video}"
+        if scores.ndim != 2 or scores.dtype.kind not in "fiu" or not scores.size:
+            raise InputError(f"{place}: an array of {scores.dtype} {scores.shape}, not scores (steps, classes)")
+        first_shape = first_shape or scores.shape
+        if scores.shape[1] != first_shape[1]:
+            raise InputError(f"{place}: {scores.shape[1]} scores a step where the first video has {first_shape[1]}")
+        if np.isnan(scores).any():
+            raise InputError(f"{place}: a score is NaN")
+        if seconds is not None and (seconds.shape != scores.shape[:1] or not np.isfinite(seconds).all()):
+            raise InputError(f"{place}: its {SECONDS[1:]} are not {len(scores)} finite times")
     return predictions
 
 
@@ -88,23 +99,7 @@ def write_steps(path: str | Path, predictions: Mapping[str, Steps]) -> None:
     """Write {video id: Steps} as an .npz file, which appears under its name only when complete."""
     with written_whole(Path(path)) as partial, zipfile.ZipFile(partial, "w") as archive:
         for video, (scores, seconds) in predictions.items():  # not np.savez, which takes no video of the name "file"
-            _add(archive, video, scores)
-            if seconds is not None:
-                _add(archive, video + SECONDS, seconds)
-
-
-def _add(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
-    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-        np.lib.format.write_array(file, array)
-
-
-def _check(place: str, steps: Steps, num_classes: tuple[int, ...]) -> None:
-    scores, seconds = steps
-    if scores.ndim != 2 or scores.dtype.kind not in "fiu" or not scores.size:
-        raise InputError(f"{place}: an array of {scores.dtype} {scores.shape}, not scores (steps, classes)")
-    if scores.shape[1:] != num_classes:
-        raise InputError(f"{place}: {scores.shape[1]} scores a step where the first video has {num_classes[0]}")
-    if np.isnan(scores).any():
-        raise InputError(f"{place}: a score is NaN")
-    if seconds is not None and (seconds.shape != scores.shape[:1] or not np.isfinite(seconds).all()):
-        raise InputError(f"{place}: its {SECONDS[1:]} are not {len(scores)} finite times")
+            for name, array in ((video, scores), (video + SECONDS, seconds)):
+                if array is not None:
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                        np.lib.format.write_array(file, array)

@@ -10,6 +10,7 @@ reads them back and scores what it read, so that the metrics are those of the fi
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ class VideoScores(NamedTuple):
     num_frames: int  # n
 
 
+@dataclass(kw_only=True)
 class DetectionEvaluator:
     """Collects per-frame probabilities video by video; `finish` turns them into files and metrics.
 
@@ -45,22 +47,15 @@ class DetectionEvaluator:
     To evaluate in several processes, give each its own evaluator and join them with `videos.update(other.videos)`.
     """
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        truth: Mapping[str, Truth],
-        min_frames: int = 162,
-        all_frames: bool = False,
-        save_frames: bool = False,
-    ) -> None:
-        check_classes(truth, num_classes, "ground truth")
-        self.truth = truth
-        self.num_classes = num_classes
-        self.min_frames = min_frames
-        self.all_frames = all_frames
-        self.save_frames = save_frames
-        self.videos: dict[str, VideoScores] = {}
+    num_classes: int
+    truth: Mapping[str, Truth]
+    min_frames: int = 162
+    all_frames: bool = False
+    save_frames: bool = False
+    videos: dict[str, VideoScores] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        check_classes(self.truth, self.num_classes, "ground truth")
 
     def add(self, video: str, probabilities: np.ndarray, labels: np.ndarray, *, num_frames: int) -> None:
         """Keep what is scored of one video.
@@ -99,22 +94,24 @@ class DetectionEvaluator:
         if not self.videos:
             raise InputError("no video was evaluated; are there test videos with frames?")
         predictions = Path(folder) / "predictions"
-        ordered = self._ordered()
+        rank = {video: position for position, video in enumerate(self.truth)}
+        order = sorted(self.videos, key=lambda video: (rank.get(video, len(rank)), video))  # unknown ones last, by id
+        ordered = {video: self.videos[video] for video in order}
         metrics = self._official(ordered, predictions / "official.txt")
         long_enough = {video: kept for video, kept in ordered.items() if kept.num_frames >= self.min_frames}
         metrics |= self._released(long_enough, predictions / "released.txt")
         if self.all_frames:
-            frames = [(kept.frames, kept.frame_labels) for kept in long_enough.values()]
-            metrics |= self._per_frame("frames", [scores for scores, _ in frames], [labels for _, labels in frames])
+            scores = [kept.frames for kept in long_enough.values()]
+            metrics |= self._per_frame("frames", scores, [kept.frame_labels for kept in long_enough.values()])
         if self.save_frames:
-            self._save_frames(ordered, predictions / "dense.npz")
+            steps = {}
+            for video, kept in ordered.items():
+                if video in self.truth:  # frame k (from 0) of n is at k/n of its length
+                    seconds = np.arange(len(kept.frames)) * self.truth[video].length / kept.num_frames
+                    steps[video] = Steps(kept.frames, seconds)
+            write_steps(predictions / "dense.npz", steps)
         self.videos = {}
         return metrics
-
-    def _ordered(self) -> dict[str, VideoScores]:
-        """The videos in the ground truth's order, those that it does not name last, by id."""
-        rank = {video: position for position, video in enumerate(self.truth)}
-        return {video: self.videos[video] for video in sorted(self.videos, key=lambda v: (rank.get(v, len(rank)), v))}
 
     def _official(self, videos: dict[str, VideoScores], path: Path) -> dict[str, object]:
         write_predictions(path, {video: kept.official for video, kept in videos.items()})
@@ -142,15 +139,6 @@ class DetectionEvaluator:
             return {f"mAP_{rule}": None, f"AP_{rule}": [None] * self.num_classes}
         ap, mean = frame_ap(scores, labels)
         return {f"mAP_{rule}": mean, f"AP_{rule}": _nullable(ap)}
-
-    def _save_frames(self, videos: dict[str, VideoScores], path: Path) -> None:
-        """Frame k (from 0) of n is at k/n of the video's length."""
-        steps = {}
-        for video, kept in videos.items():
-            if video in self.truth:
-                seconds = np.arange(len(kept.frames)) * self.truth[video].length / kept.num_frames
-                steps[video] = Steps(kept.frames, seconds)
-        write_steps(path, steps)
 
 
 def _nullable(ap: np.ndarray) -> list[float | None]:

@@ -7,9 +7,10 @@ too many (a 158th for Charades' 157 classes) is ignored. A line that is absent s
 import codecs
 import gzip
 import zlib
-from array import array
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,28 +21,72 @@ FRAMES_PER_VIDEO = 25
 CHARADES_CLASSES = 157
 
 
+class Line(NamedTuple):
+    """The scores of a video's frame, as a file has them."""
+
+    number: int  # of the line, from 1
+    video: str
+    frame: int  # 1..25
+    scores: str  # with single spaces between them
+
+
 def read_predictions(path: str | Path, num_classes: int | None = None) -> dict[str, np.ndarray]:
     """{video id: scores (25, C) float64} of a submission, plain or gzipped; frames without a line are -inf.
 
     Without `num_classes` the first line decides, 158 scores meaning Charades' 157 and one to ignore.
     Raises InputError, naming the line, for anything but complete lines of numbers, one per video and frame.
     """
-    keys, scores = _parse(path, num_classes)
-    shift = int(any(frame == 0 for _, frame, _ in keys))
-    predictions: dict[str, np.ndarray] = {}
+    return predictions_of(path, submission_lines(path, num_classes), num_classes)
+
+
+def submission_lines(path: str | Path, num_classes: int | None = None) -> list[Line]:
+    """The lines of a submission, at least one, with frames from 1 and without a score too many."""
+    lines: list[Line] = []
+    for number, text in numbered_lines(path):
+        try:
+            video, frame, *scores = text.split()
+            if num_classes is None:
+                num_classes = CHARADES_CLASSES if len(scores) == CHARADES_CLASSES + 1 else len(scores)
+            if len(scores) == num_classes + 1:
+                scores.pop()
+            lines.append(Line(number, video.decode(), int(frame), b" ".join(scores).decode()))
+        except ValueError as error:  # also what is not UTF-8
+            raise InputError(f"{path}:{number}: not of the form `id frame score score ...` ({error})") from None
+    if not lines:
+        raise InputError(f"{path}: no predictions; each line is `id frame score score ...`")
+    first = 0 if any(line.frame == 0 for line in lines) else 1
+    counted = range(first, first + FRAMES_PER_VIDEO)
+    for line in lines:
+        if line.frame not in counted:
+            said = f"{first}..{counted[-1]}, since the file counts from {first}"
+            raise InputError(f"{path}:{line.number}: frame {line.frame} of video {line.video} is outside {said}")
+    return [line._replace(frame=line.frame + 1 - first) for line in lines]
+
+
+def predictions_of(path: str | Path, lines: Sequence[Line], num_classes: int | None = None) -> dict[str, np.ndarray]:
+    """{video id: scores (25, C) float64} of a file's lines, at least one; frames without a line are -inf.
+
+    Raises InputError, naming the line, for a frame that occurs twice, for what is not a number, and for another number
+    of scores than `num_classes`, or without it than in the first line.
+    """
+    C = num_classes or len(lines[0].scores.split())
+    predictions: dict[str, np.ndarray] = defaultdict(lambda: np.full((FRAMES_PER_VIDEO, C), -np.inf))
     first_seen: dict[tuple[str, int], int] = {}
-    for (video, number, line), row in zip(keys, scores, strict=True):
-        frame = number + shift
-        if not 1 <= frame <= FRAMES_PER_VIDEO:
-            counted = f"0..{FRAMES_PER_VIDEO - 1}, since the file counts from 0" if shift else f"1..{FRAMES_PER_VIDEO}"
-            raise InputError(f"{path}:{line}: frame {number} of video {video} is outside {counted}")
-        if first_seen.setdefault((video, frame), line) != line:
-            earlier = first_seen[video, frame]
-            raise InputError(f"{path}:{line}: frame {number} of video {video} already has scores in line {earlier}")
-        if video not in predictions:
-            predictions[video] = np.full((FRAMES_PER_VIDEO, scores.shape[1]), -np.inf)
-        predictions[video][frame - 1] = row
-    return predictions
+    for line in lines:
+        where = f"{path}:{line.number}"
+        earlier = first_seen.setdefault((line.video, line.frame), line.number)
+        if earlier != line.number:
+            raise InputError(f"{where}: frame {line.frame} of video {line.video} already has scores in line {earlier}")
+        try:
+            scores = np.array([float(word) for word in line.scores.split()])
+        except ValueError as error:
+            raise InputError(f"{where}: {error}") from None
+        if len(scores) != C or C == 0:
+            raise InputError(f"{where}: {len(scores)} scores where {C or 'some'} are expected")
+        if np.isnan(scores).any():
+            raise InputError(f"{where}: a score of video {line.video}, frame {line.frame}, is NaN")
+        predictions[line.video][line.frame - 1] = scores
+    return dict(predictions)
 
 
 def write_predictions(path: str | Path, predictions: Mapping[str, np.ndarray]) -> None:
@@ -50,49 +95,17 @@ def write_predictions(path: str | Path, predictions: Mapping[str, np.ndarray]) -
     The file appears under its name only when complete.
     """
     with written_whole(Path(path)) as partial, partial.open("w", encoding="utf-8") as file:
-        file.writelines(_lines(predictions))
+        for video, scores in predictions.items():
+            if len(video.split()) != 1:
+                raise InputError(f"video {video!r}: an id with a space does not fit the lines of a submission")
+            if len(scores) > FRAMES_PER_VIDEO or np.isnan(scores).any():
+                raise ValueError(f"video {video}: a submission holds at most {FRAMES_PER_VIDEO} frames and no NaN")
+            form = " ".join(["%.6g"] * scores.shape[1])
+            for frame, row in enumerate(scores.tolist(), start=1):
+                file.write(f"{video} {frame} {form % tuple(row)}\n")
 
 
-def _lines(predictions: Mapping[str, np.ndarray]) -> Iterable[str]:
-    for video, scores in predictions.items():
-        if len(video.split()) != 1:
-            raise InputError(f"video {video!r}: an id with a space does not fit the lines of a submission")
-        if len(scores) > FRAMES_PER_VIDEO or np.isnan(scores).any():
-            raise ValueError(f"video {video}: a submission holds at most {FRAMES_PER_VIDEO} frames and no NaN")
-        form = " ".join(["%.6g"] * scores.shape[1])
-        for frame, row in enumerate(scores.tolist(), start=1):
-            yield f"{video} {frame} {form % tuple(row)}\n"
-
-
-def _parse(path: str | Path, num_classes: int | None) -> tuple[list[tuple[str, int, int]], np.ndarray]:
-    """[(video, frame as written, line number)] and scores (lines, C) of a submission with at least one line."""
-    keys: list[tuple[str, int, int]] = []
-    values = array("d")
-    for number, line in _numbered_lines(path):
-        name, *numbers = line.split()
-        found = len(numbers) - 1
-        if found < 1:
-            raise InputError(f"{path}:{number}: no scores; each line is `id frame score score ...`")
-        if num_classes is None:
-            num_classes = CHARADES_CLASSES if found == CHARADES_CLASSES + 1 else found
-        if found not in (num_classes, num_classes + 1):
-            raise InputError(f"{path}:{number}: {found} scores where {num_classes} are expected")
-        try:
-            keys.append((name.decode(), int(numbers[0]), number))
-            values.extend(map(float, numbers[1 : num_classes + 1]))
-        except ValueError:
-            raise InputError(f"{path}:{number}: {_not_a_number(name, numbers)}") from None
-    if not keys:
-        raise InputError(f"{path}: no predictions; each line is `id frame score score ...`")
-    scores = np.frombuffer(values).reshape(len(keys), -1)
-    broken = np.isnan(scores).any(axis=1)
-    if broken.any():
-        video, frame, number = keys[int(np.argmax(broken))]
-        raise InputError(f"{path}:{number}: a score of video {video}, frame {frame}, is NaN")
-    return keys, scores
-
-
-def _numbered_lines(path: str | Path) -> Iterable[tuple[int, bytes]]:
+def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     """(line number from 1, line) of every line that is not blank; gzip is known by its first two bytes."""
     with Path(path).open("rb") as raw:
         file = gzip.GzipFile(fileobj=raw) if raw.read(2) == b"\x1f\x8b" else raw
@@ -104,23 +117,3 @@ def _numbered_lines(path: str | Path) -> Iterable[tuple[int, bytes]]:
                     yield number, line
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise InputError(f"{path}: not a complete gzip file ({error})") from None
-
-
-def _not_a_number(name: bytes, numbers: list[bytes]) -> str:
-    """What of a line could not be read: its id, its frame number or its first bad score."""
-    try:
-        name.decode()
-    except UnicodeDecodeError:
-        return f"the video id {name!r} is not UTF-8 text"
-    if not numbers[0].isdigit():
-        return f"the frame {_shown(numbers[0])} is not a whole number"
-    for column, word in enumerate(numbers[1:], start=1):
-        try:
-            float(word)
-        except ValueError:
-            return f"score {column}, {_shown(word)}, is not a number"
-    return "not a line of numbers"
-
-
-def _shown(word: bytes) -> str:
-    return repr(word[:20].decode(errors="replace"))

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from common.errors import InputError
+from eval import charades_localize
 from eval.charades_localize import Truth
 
 
@@ -24,12 +24,11 @@ def rows(
 
     predictions: {video id: (F,C)}, F >= 1.
     """
-    if not truth:
-        raise InputError("the ground truth names no video")
+    of_frames, _ = charades_localize.rows(predictions, truth, num_classes)
     absent = np.full((1, num_classes), -np.inf)
     scores, labels = [], []
-    for video, (actions, _) in truth.items():
-        scores.append(predictions.get(video, absent).max(axis=0, keepdims=True) if actions else absent)
+    for frames, (actions, _) in zip(of_frames, truth.values(), strict=True):
+        scores.append(frames.max(axis=0, keepdims=True) if actions else absent)
         labels.append(np.zeros((1, num_classes), bool))
         labels[-1][0, [name for name, _, _ in actions]] = True
     return scores, labels

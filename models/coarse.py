@@ -122,7 +122,7 @@ class CoarseNet(nn.Module):
     def _pool(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Pooled x (B,C,J,H,W), the time (B,J) of each of its frames in clip frames, and Grid Pool's grid."""
         B, _, T = x.shape[:3]
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        dtype = torch.promote_types(x.dtype, torch.float32)
         every_frame = torch.arange(T, dtype=dtype, device=x.device).expand(B, T)
         if self.grid_pool is not None:
             x, grid = self.grid_pool(x)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from models.coarse import CoarseNet
 from models.fine import FineNet
-from models.pooling import GridPool
 
 
 class CoarseFineNet(nn.Module):
@@ -35,11 +34,6 @@ class CoarseFineNet(nn.Module):
         self.fine, self.coarse, self.fine_frozen = fine, coarse, fine_frozen
         fine.requires_grad_(not fine_frozen)
         self.train()
-
-    @property
-    def grid_pool(self) -> GridPool | None:
-        """The Coarse stream's."""
-        return self.coarse.grid_pool
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 
 from models.norm import SubBatchNorm3d
 from models.x3d import Bottleneck, Stem
@@ -31,12 +32,15 @@ def install(net: nn.Module) -> None:
     """Have a network on a CPU compute by this file's operations; one on another device stays as it is.
 
     Its modules become the subclasses below, each of which overrides one method: parameters, names and hooks are
-    untouched. Under autocast, and on another device that the network is moved to, they do what PyTorch does.
+    untouched. Under autocast, and on another device that the network is moved to, they do what PyTorch does. The clip,
+    and with it all that follows, comes into channels-last memory.
     """
     if any(tensor.device.type != "cpu" for tensor in net.parameters()):
         return
     for module in net.modules():
         module.__class__ = ON_CPU.get(type(module), type(module))
+        if isinstance(module, Stem):
+            module.memory_format = torch.channels_last_3d
 
 
 def applies(x: Tensor) -> bool:
@@ -103,7 +107,8 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Te
     T, result = x.shape[2], torch.zeros_like(weight)
     if kh == kw == 1:
         images, grads = x.flatten(3), grad.flatten(3)  # (B,C,T,H*W)
-        return _conv2d_weight_gradient(grads, images, weight.squeeze(4), 1, (taps // 2, 0)).view_as(weight)
+        kernel = weight.shape[:4]
+        return conv2d_weight(images, kernel, grads, padding=(taps // 2, 0), groups=len(weight)).view_as(weight)
     for tap in range(taps):  # a 2-D gradient over the frames that this tap brings together
         shift = tap - taps // 2
         if abs(shift) >= T:
@@ -111,14 +116,9 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Te
         first, last = max(0, shift), T + min(0, shift)
         for video, g in zip(x.transpose(1, 2), grad.transpose(1, 2), strict=True):  # (T,C,H,W), views
             frames, g = video[first:last], g[first - shift : last - shift]
-            result[:, :, tap] += _conv2d_weight_gradient(g, frames, weight[:, :, tap], stride, (kh // 2, kw // 2))
+            kernel = weight[:, :, tap].shape
+            result[:, :, tap] += conv2d_weight(frames, kernel, g, stride, (kh // 2, kw // 2), groups=len(weight))
     return result
-
-
-def _conv2d_weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: tuple[int, int]) -> Tensor:
-    return torch.ops.aten.convolution_backward(
-        grad, x, weight, None, (stride, stride), padding, (1, 1), False, (0, 0), x.shape[1], (False, True, False)
-    )[1]
 
 
 # --- activation -------------------------------------------------------------------------------------------------------
@@ -259,10 +259,4 @@ class CpuBottleneck(Bottleneck):
         return ReLU.apply(y) if own else super().relu(y)
 
 
-class CpuStem(Stem):
-    """The clip, and with it all that follows, in channels-last memory."""
-
-    memory_format = torch.channels_last_3d
-
-
-ON_CPU = {nn.Conv3d: CpuConv3d, SubBatchNorm3d: CpuSubBatchNorm3d, Bottleneck: CpuBottleneck, Stem: CpuStem}
+ON_CPU = {nn.Conv3d: CpuConv3d, SubBatchNorm3d: CpuSubBatchNorm3d, Bottleneck: CpuBottleneck}

@@ -67,23 +67,19 @@ class AlignedLevel(nn.Module):
 
 
 class StageMix(nn.Module):
-    """All levels' shifts and scales -> shift and scale of one Coarse stage, at that stage's size."""
+    """All levels' shifts and scales -> shift and scale of one Coarse stage, at that stage's size.
 
-    def __init__(self, cin: int, cout: int) -> None:
+    With `per_stage` they are one level's and stay as they are.
+    """
+
+    def __init__(self, cin: int, cout: int, *, per_stage: bool) -> None:
         super().__init__()
-        self.shift = nn.Linear(cin, cout)
-        self.scale = nn.Linear(cin, cout)
+        self.shift = nn.Identity() if per_stage else nn.Linear(cin, cout)
+        self.scale = nn.Identity() if per_stage else nn.Linear(cin, cout)
 
     def forward(self, shift: Tensor, scale: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
         """(B,J,49,cin) twice -> (B,J,h,w,cout) twice; h = w = 7 stands for every multiple of 7."""
         return self.shift(resize(shift, size)), torch.sigmoid(self.scale(resize(scale, size)))
-
-
-class StageCalibration(nn.Module):
-    """`per_stage`: one level's shift and scale as they are."""
-
-    def forward(self, shift: Tensor, scale: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-        return resize(shift, size), torch.sigmoid(resize(scale, size))
 
 
 def resize(grid: Tensor, size: Sequence[int]) -> Tensor:
@@ -128,7 +124,7 @@ class FeatureFusion(nn.Module):
         super().__init__()
         self.per_stage = per_stage
         self.levels = nn.ModuleDict({name: AlignedLevel(c, c) for name, c in zip(LEVELS, channels, strict=True)})
-        self.stages = nn.ModuleList(StageCalibration() if per_stage else StageMix(sum(channels), c) for c in channels)
+        self.stages = nn.ModuleList(StageMix(sum(channels), c, per_stage=per_stage) for c in channels)
 
     def forward(self, features: Mapping[str, Tensor], mask: Tensor, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Features {level: (B,C_l,T',7,7)} -> for each stage, the shift and scale (B,J,49,C) that it may use."""
@@ -145,9 +141,6 @@ class FeatureFusion(nn.Module):
 
 class LogitFusion(AlignedLevel):
     """The last level (conv5), averaged over space, scales and shifts the class logits."""
-
-    def __init__(self, channels: int, num_classes: int, *, dropout: float = 0.5) -> None:
-        super().__init__(channels, num_classes, dropout=dropout)
 
     def fuse(self, logits: Tensor, features: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
         """Logits (B,classes,J), features (B,C,T',7,7) -> (B,classes,J)."""

@@ -9,38 +9,27 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from models import cpu_kernels
 from models.norm import SubBatchNorm3d
-from models.pooling import GridPool
-from models.x3d import ConvNorm
 
 Net = TypeVar("Net", bound=nn.Module)
 
 
 def prepare_for_inference(net: Net) -> Net:
-    """A copy of `net` in evaluation mode: every norm folded into its convolution, weights channels-last, and on a CPU
-    its own operations (`models.cpu_kernels`).
+    """A copy of `net` in evaluation mode: every norm folded (in double) into the convolution before it, which gets a
+    bias, weights channels-last, and on a CPU its own operations (`models.cpu_kernels`).
 
     The copy gives the same logits up to rounding, cannot be trained, and shares no memory with `net`.
     """
     net = copy.deepcopy(net).requires_grad_(False)
     cpu_kernels.install(net)
-    for module in net.modules():
-        if isinstance(module, ConvNorm):
-            fold(module, "conv", "norm")
-        elif isinstance(module, GridPool):
-            fold(module, "conv1", "norm1")
-            fold(module, "conv2", "norm2")
+    for parent in net.modules():
+        for number in ("", "1", "2"):  # of ConvNorm, and of Grid Pool
+            conv, norm = getattr(parent, f"conv{number}", None), getattr(parent, f"norm{number}", None)
+            if isinstance(conv, nn.Conv3d) and isinstance(norm, SubBatchNorm3d):
+                mean, var = (statistics.double() for statistics in norm.statistics())
+                bias = None if conv.bias is None else conv.bias.double()
+                folded = fuse_conv_bn_weights(
+                    conv.weight.double(), bias, mean, var, norm.eps, norm.weight.double(), norm.bias.double()
+                )
+                conv.weight, conv.bias = (nn.Parameter(p.to(conv.weight.dtype), requires_grad=False) for p in folded)
+                setattr(parent, f"norm{number}", nn.Identity())
     return net.eval().to(memory_format=torch.channels_last_3d)
-
-
-def fold(parent: nn.Module, conv_name: str, norm_name: str) -> None:
-    """Put the norm (in evaluation) into the convolution before it, which gets a bias; computed in double."""
-    conv, norm = parent.get_submodule(conv_name), parent.get_submodule(norm_name)
-    if not isinstance(conv, nn.Conv3d) or not isinstance(norm, SubBatchNorm3d):
-        return  # folded before
-    mean, var = (statistics.double() for statistics in norm.statistics())
-    bias = None if conv.bias is None else conv.bias.double()
-    folded = fuse_conv_bn_weights(
-        conv.weight.double(), bias, mean, var, norm.eps, norm.weight.double(), norm.bias.double()
-    )
-    conv.weight, conv.bias = (nn.Parameter(p.to(conv.weight.dtype), requires_grad=False) for p in folded)
-    setattr(parent, norm_name, nn.Identity())

@@ -43,6 +43,5 @@ def loss_at_labels(
 
 def resize_logits(logits: Tensor, length: int, *, align_corners: bool) -> Tensor:
     """(B,C,t) -> (B,C,length) by linear interpolation in time, in float32 or wider."""
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.interpolate(logits, size=length, mode="linear", align_corners=align_corners)

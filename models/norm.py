@@ -52,28 +52,6 @@ class SumOverProcesses(Function):
         return SumOverProcesses.forward(ctx, grad)
 
 
-def batch_norm_over_processes(
-    x: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    momentum: float,
-    eps: float,
-) -> Tensor:
-    """F.batch_norm in training, with the statistics of all processes' x (B,C,T,H,W); sums are in float64."""
-    channels, values = x.shape[1], x.double()
-    n = SumOverProcesses.apply(values.new_tensor(x.numel() // channels))
-    mean = SumOverProcesses.apply(values.sum((0, 2, 3, 4))) / n
-    centred = values - mean.view(-1, 1, 1, 1)
-    var = SumOverProcesses.apply(centred.square().sum((0, 2, 3, 4))) / n
-    with torch.no_grad():
-        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-        running_var.lerp_((var * n / (n - 1)).to(running_var.dtype), momentum)
-    gain = weight * (var + eps).rsqrt()
-    return (centred * gain.view(-1, 1, 1, 1) + bias.view(-1, 1, 1, 1)).to(x.dtype)
-
-
 class SubBatchNorm3d(nn.Module):
     """Batch norm whose statistics are taken over `splits` groups: sample i belongs to group i mod splits.
 
@@ -126,12 +104,25 @@ class SubBatchNorm3d(nn.Module):
         if _recomputing.get():
             mean, var = mean.clone(), var.clone()
         if self.synchronised and distributed.is_initialized() and distributed.get_world_size() > 1:
-            return batch_norm_over_processes(x, mean, var, weight, bias, self.momentum, self.eps)
+            return self.batch_norm_over_processes(x, mean, var)
         return self.batch_norm(x, mean, var, weight, bias)
 
     def batch_norm(self, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """F.batch_norm in training, which moves the running statistics mean and var (C,) towards those of x."""
         return F.batch_norm(x, mean, var, weight, bias, True, self.momentum, self.eps)
+
+    def batch_norm_over_processes(self, x: Tensor, running_mean: Tensor, running_var: Tensor) -> Tensor:
+        """`batch_norm` with the statistics of all processes' x (B,C,T,H,W); sums are in float64."""
+        values = x.double()
+        n = SumOverProcesses.apply(values.new_tensor(x.numel() // x.shape[1]))
+        mean = SumOverProcesses.apply(values.sum((0, 2, 3, 4))) / n
+        centred = values - mean.view(-1, 1, 1, 1)
+        var = SumOverProcesses.apply(centred.square().sum((0, 2, 3, 4))) / n
+        with torch.no_grad():
+            running_mean.lerp_(mean.to(running_mean.dtype), self.momentum)
+            running_var.lerp_((var * n / (n - 1)).to(running_var.dtype), self.momentum)
+        gain = self.weight * (var + self.eps).rsqrt()
+        return (centred * gain.view(-1, 1, 1, 1) + self.bias.view(-1, 1, 1, 1)).to(x.dtype)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         """Statistics of another number of groups are aggregated into one, then repeated."""

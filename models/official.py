@@ -18,13 +18,12 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.files import written_whole
+from common.text import first_few
 from models.norm import SubBatchNorm3d
-from models.x3d_names import Naming, naming_of, shortcut_norm
+from models.x3d_names import naming_of, shortcut_norm
 
 KINETICS_CLASSES = 400
-FUSION_PARTS = ("rw", "mix")
 CLASSIFIER = ("fc2.weight", "fc2.bias")
-STATISTICS = ("running_mean", "running_var")
 STALE = re.compile(r"\.bn\.running_(mean|var)$")
 OPTIONAL_PARTS = {"pool_1", "rw2", "rw3", "rw4", "rw5", "rw6", "mix2", "mix3", "mix4", "mix5"}
 
@@ -101,13 +100,12 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: refused, since it holds more than tensors and plain values (or is no checkpoint): "
-            f"{_first_sentence(error)}"
-        ) from error
     except Exception as error:  # a damaged file may trip torch's reader anywhere, over errors of any kind
-        raise CheckpointError(f"{path}: not a readable checkpoint (truncated?): {_first_sentence(error)}") from error
+        cause = "not a readable checkpoint (truncated?)"
+        if isinstance(error, pickle.UnpicklingError):
+            cause = "refused, since it holds more than tensors and plain values (or is no checkpoint)"
+        said = str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__
+        raise CheckpointError(f"{path}: {cause}: {said}") from error
     if not isinstance(contents, dict):
         raise CheckpointError(f"{path}: a checkpoint is a dictionary, this file holds a {type(contents).__name__}")
     return contents
@@ -121,7 +119,7 @@ def load_official(net: nn.Module, path: str | os.PathLike) -> LoadReport:
     aggregated into one and repeated.
 
     Raises:
-        CheckpointError: naming the first tensors that do not fit, that the network lacks, or that the file lacks.
+        CheckpointError: naming the first tensors of another shape, that the network lacks, and that the file lacks.
             The network is then unchanged.
     """
     return load_published(net, tensors_of(read_checkpoint(path), path), path=path)
@@ -140,18 +138,27 @@ def load_published(net: nn.Module, source: Mapping[str, Tensor], *, path: str | 
     def file_name(name: str) -> str:
         return naming(official_name(name))
 
-    is_kinetics = _is_kinetics(source, naming, net)
+    parts = {official_name(name).split(".")[0] for name in net.state_dict()}
+    classes = source.get(naming("fc2.bias"))
+    is_kinetics = (  # and the network is more, or for something else
+        classes is not None
+        and classes.shape == (KINETICS_CLASSES,)
+        and naming("fc2.weight") in source
+        and (
+            net.state_dict()["head.classify.bias"].shape != classes.shape
+            or (not parts.isdisjoint({*OPTIONAL_PARTS, "fusion"}) and not holds_coarse(source))
+        )
+    )
     classifier = [naming(name) for name in CLASSIFIER if is_kinetics]
     for key in classifier:
         del source[key]
-    absent = OPTIONAL_PARTS - {official_name(name).split(".")[0] for name in net.state_dict()}
     report = load_matching(
         net,
         source,
         path=path,
         source_name=file_name,
         may_be_fresh=lambda name: is_kinetics and ("fusion" in name or name.startswith(("head.classify", "grid_pool"))),
-        may_be_left=lambda key: key.split(".")[0] in absent,
+        may_be_left=lambda key: key.split(".")[0] in OPTIONAL_PARTS - parts,
     )
     report.left += classifier
     report.neutral = [name for name in report.loaded if file_name(name) in supplied]
@@ -180,25 +187,31 @@ def load_matching(
         CheckpointError: naming what does not match; the network is then unchanged.
     """
     target, left = net.state_dict(), dict(source)
-    fresh: list[str] = []
-    missing: list[str] = []  # by the file's names
-    new = {}
-    for name, tensor in target.items():
+    new: dict[str, Tensor] = {}
+    fresh, missing, shapes = [], [], []
+    for name, ours in target.items():
         key = source_name(name)
         if key in left:
-            channels = len(target[name.rpartition(".")[0] + ".weight"]) if name.endswith(STATISTICS) else None
-            new[name] = _fit(left.pop(key), tensor, f"{path}: {key}", channels)
+            tensor = left.pop(key)
+            if tensor.dim() == ours.dim() + 1 == 3 and tensor.shape[2] == 1:
+                tensor = tensor.squeeze(2)  # a Conv1d of kernel 1 there, a Linear here
+            wanted = ours.shape
+            if name.endswith("running_mean"):  # of any number of groups
+                channels = len(target[name.replace("running_mean", "weight")])
+                wanted = torch.Size([max(1, tensor.numel() // channels) * channels])
+            elif name.endswith("running_var"):  # of as many
+                wanted = new.get(name.replace("running_var", "running_mean"), ours).shape
+            if tensor.shape != wanted:
+                shapes.append(f"{key} {tuple(tensor.shape)}, here {tuple(wanted)}")
+            new[name] = tensor.to(ours.dtype)
         elif may_be_fresh(name):
             fresh.append(name)
         else:
             missing.append(key)
-    for name in new:
-        variance = name.removesuffix("mean") + "var"
-        if name.endswith("running_mean") and len(new[name]) != len(new.get(variance, new[name])):
-            raise CheckpointError(f"{path}: {source_name(name)} and its variance are of different numbers of groups")
     unknown = [key for key in left if not may_be_left(key)]
-    if missing or unknown:
-        raise CheckpointError(f"{path}: does not match the network: {_unmatched(missing, unknown)}")
+    problems = {"the file lacks": missing, "the network has no": unknown, "other variant or classes? shape of": shapes}
+    if said := [f"{what} {first_few(names)}" for what, names in problems.items() if names]:
+        raise CheckpointError(f"{path}: does not match the network: {'; '.join(said)}")
     net.load_state_dict(new, strict=False)
     return LoadReport(loaded=list(new), fresh=fresh, left=list(left))
 
@@ -213,7 +226,7 @@ def save_official(net: nn.Module, path: str | os.PathLike) -> None:
     state: dict[str, Tensor] = {}
     for name, tensor in net.state_dict().items():
         official = official_name(name)
-        is_fusion_weight = official.startswith(FUSION_PARTS) and tensor.dim() == 2
+        is_fusion_weight = official.startswith(("rw", "mix")) and tensor.dim() == 2
         state[official] = (tensor.unsqueeze(-1) if is_fusion_weight else tensor).detach().cpu().clone()
     for name, norm in norms.items():
         prefix = official_name(f"{name}.weight").removesuffix(".weight")
@@ -239,40 +252,3 @@ def tensors_of(contents: Mapping, path: str | os.PathLike) -> dict[str, Tensor]:
             f"{path}: holds neither `model_state_dict` nor `model_state` nor a plain dictionary of tensors"
         )
     return {k.removeprefix("module."): v for k, v in state.items() if not k.endswith(".num_batches_tracked")}
-
-
-def _is_kinetics(source: Mapping[str, Tensor], naming: Naming, net: nn.Module) -> bool:
-    """Whether the file is a 400-class Kinetics one and the network is more, or for something else."""
-    weight, bias = (source.get(naming(name)) for name in CLASSIFIER)
-    if weight is None or bias is None or bias.shape != (KINETICS_CLASSES,):
-        return False
-    ours = {official_name(name): tensor for name, tensor in net.state_dict().items()}
-    goes_further = any(name.startswith((*OPTIONAL_PARTS, "fusion")) for name in ours)
-    has_further = any(key.startswith(tuple(OPTIONAL_PARTS)) for key in source)
-    return ours["fc2.bias"].shape != (KINETICS_CLASSES,) or (goes_further and not has_further)
-
-
-def _fit(tensor: Tensor, target: Tensor, where: str, channels: int | None) -> Tensor:
-    """The file's tensor in the network's shape and dtype; statistics (of so many channels) may be of any groups."""
-    if tensor.dim() == target.dim() + 1 == 3 and tensor.shape[2] == 1:
-        tensor = tensor.squeeze(2)  # a Conv1d of kernel 1 there, a Linear here
-    groups_differ = channels is not None and tensor.dim() == 1 and len(tensor) and len(tensor) % channels == 0
-    if tensor.shape != target.shape and not groups_differ:
-        raise CheckpointError(
-            f"{where} has shape {tuple(tensor.shape)}, the network's has {tuple(target.shape)}: "
-            "another variant or number of classes?"
-        )
-    return tensor.to(target.dtype)
-
-
-def _unmatched(missing: list[str], unknown: list[str]) -> str:
-    parts = []
-    for what, names in (("the file lacks", missing), ("the network has no", unknown)):
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            parts.append(f"{what} {', '.join(names[:3])}{more}")
-    return "; ".join(parts)
-
-
-def _first_sentence(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0].split(". ")[0]

@@ -8,7 +8,7 @@ Symbols: N regions, N = ceil(T/4); grid g (B,N+1), non-decreasing in [0,1], g_0 
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ def inverse_cdf(confidence_logits: Tensor) -> Tensor:
     Returns:
         g (B,N+1) in [0,1], non-decreasing, in float32 or wider.
     """
-    z = _at_least_float32(confidence_logits)
+    z = confidence_logits.to(torch.promote_types(confidence_logits.dtype, torch.float32))
     steps = torch.sigmoid(-z / 2)  # 1 - p, also where p rounds to 1
     steps = steps / (steps.sum(1, keepdim=True) + 1e-16)
     return F.pad(steps.cumsum(1), (1, 0))
@@ -118,21 +118,10 @@ def sampled_locations(net: nn.Module) -> Iterator[list[Tensor]]:
     It stays empty for a network without Grid Pool.
     """
     locations: list[Tensor] = []
-    pool = getattr(net, "grid_pool", None)
-    if pool is None:
-        yield locations
-        return
 
     def remember(pool: nn.Module, args: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
         locations.append((output[1] * (args[0].shape[2] - 1)).cpu())
 
-    handle = pool.register_forward_hook(remember)
-    try:
+    pool = next((module for module in net.modules() if isinstance(module, GridPool)), None)
+    with nullcontext() if pool is None else pool.register_forward_hook(remember):
         yield locations
-    finally:
-        handle.remove()
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    """Half precision is too coarse for cumulative sums and for positions in time."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -82,17 +82,13 @@ class ConvNorm(nn.Module):
         self, cin: int, cout: int, kernel: Size3, *, stride: Size3 = (1, 1, 1), groups: int = 1, bn_splits: int = 1
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(cin, cout, kernel, stride, padding=_same(kernel), groups=groups, bias=False)
+        t, h, w = kernel
+        same = (t // 2, h // 2, w // 2)  # the padding that keeps the size at stride 1
+        self.conv = nn.Conv3d(cin, cout, kernel, stride, same, groups=groups, bias=False)
         self.norm = SubBatchNorm3d(cout, splits=bn_splits)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(x))
-
-
-def _same(kernel: Size3) -> Size3:
-    """The padding that keeps the size at stride 1."""
-    t, h, w = kernel
-    return t // 2, h // 2, w // 2
 
 
 class SqueezeExcite(nn.Module):
@@ -110,18 +106,18 @@ class SqueezeExcite(nn.Module):
         return x * torch.sigmoid(gates)
 
 
-def squeeze_width(channels: int, ratio: float = 0.0625, multiple: int = 8) -> int:
-    """`channels * ratio` rounded to a multiple of 8, at least 8, one step up if that lost more than 10%."""
-    wanted = channels * ratio
-    width = max(multiple, int(wanted + multiple / 2) // multiple * multiple)
-    return width + multiple if width < 0.9 * wanted else width
+def squeeze_width(channels: int) -> int:
+    """`channels / 16` rounded to a multiple of 8, at least 8, one step up if that lost more than 10%."""
+    wanted = channels / 16
+    width = max(8, int(wanted + 4) // 8 * 8)
+    return width + 8 if width < 0.9 * wanted else width
 
 
 class Bottleneck(nn.Module):
     """Expand, filter each channel over time and space, gate, project back, add the shortcut.
 
-    In training what lies between the depthwise norm and the projection is not kept but computed again (with
-    `recompute_gates`; a checkpointed block does so as a whole): a seventh of the memory, cheap to repeat.
+    In training what lies between the depthwise norm and the projection is not kept but computed again: a seventh of
+    the memory, cheap to repeat. With `checkpoint_activations` all but the block's input is (see `maybe_checkpoint`).
     """
 
     def __init__(
@@ -133,10 +129,10 @@ class Bottleneck(nn.Module):
         stride: int,
         squeeze: bool,
         bn_splits: int,
-        recompute_gates: bool = True,
+        checkpoint_activations: bool,
     ) -> None:
         super().__init__()
-        self.recompute_gates = recompute_gates
+        self.checkpoint_activations = checkpoint_activations
         strides: Size3 = (1, stride, stride)
         self.expand = ConvNorm(cin, inner, (1, 1, 1), bn_splits=bn_splits)
         self.depthwise = ConvNorm(inner, inner, (3, 3, 3), stride=strides, groups=inner, bn_splits=bn_splits)
@@ -149,10 +145,13 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,cin,T,H,W) -> (B,cout,T,H/stride,W/stride)."""
+        return maybe_checkpoint(self._forward, x, self.checkpoint_activations and self.training)
+
+    def _forward(self, x: Tensor) -> Tensor:
         y = self.depthwise(self.relu(self.expand(x)))
         compiling = torch.compiler.is_compiling()  # the compiler decides what is kept
-        y = maybe_checkpoint(self._gate_and_project, y, self.recompute_gates and self.training and not compiling)
-        y = self.project.norm(y)
+        recompute = self.training and not self.checkpoint_activations and not compiling
+        y = self.project.norm(maybe_checkpoint(self._gate_and_project, y, recompute))
         return F.relu(y + self.shortcut(x), inplace=True)
 
     def relu(self, y: Tensor) -> Tensor:
@@ -188,43 +187,25 @@ class Backbone(nn.Module):
 
     def __init__(self, variant: Variant, *, bn_splits: int = 1, checkpoint_activations: bool = False) -> None:
         super().__init__()
-        self.stem = Stem(variant.out[0], bn_splits=bn_splits, checkpoint_activations=checkpoint_activations)
-        widths = (variant.out[0], *variant.out)
-        self.stages = nn.ModuleList(
-            Stage(depth, cin, inner, cout, bn_splits=bn_splits, checkpoint_activations=checkpoint_activations)
-            for depth, cin, inner, cout in zip(variant.depths, widths, variant.inner, variant.out, strict=False)
-        )
+        cin = variant.out[0]
+        self.stem = Stem(cin, bn_splits=bn_splits, checkpoint_activations=checkpoint_activations)
+        self.stages = nn.ModuleList()
+        for depth, inner, cout in zip(variant.depths, variant.inner, variant.out, strict=True):
+            stage = nn.Sequential()
+            for i in range(depth):  # the first halves H and W, every second one gates
+                block = Bottleneck(
+                    cin if i == 0 else cout,
+                    inner,
+                    cout,
+                    stride=2 if i == 0 else 1,
+                    squeeze=i % 2 == 0,
+                    bn_splits=bn_splits,
+                    checkpoint_activations=checkpoint_activations,
+                )
+                stage.append(block)
+            self.stages.append(stage)
+            cin = cout
         self.conv5 = ConvNorm(variant.out[-1], variant.conv5, (1, 1, 1), bn_splits=bn_splits)
-
-
-class Stage(nn.Sequential):
-    """Bottlenecks of one width; the first halves H and W, every second one gates.
-
-    With `checkpoint_activations`, training keeps each bottleneck's input alone (see `maybe_checkpoint`).
-    """
-
-    def __init__(
-        self, depth: int, cin: int, inner: int, cout: int, *, bn_splits: int, checkpoint_activations: bool
-    ) -> None:
-        super().__init__()
-        for i in range(depth):
-            first = i == 0
-            block = Bottleneck(
-                cin if first else cout,
-                inner,
-                cout,
-                stride=2 if first else 1,
-                squeeze=i % 2 == 0,
-                bn_splits=bn_splits,
-                recompute_gates=not checkpoint_activations,
-            )
-            self.append(block)
-        self.checkpoint_activations = checkpoint_activations
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self:
-            x = maybe_checkpoint(block, x, self.checkpoint_activations and self.training)
-        return x
 
 
 class Head(nn.Module):

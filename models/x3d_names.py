@@ -12,11 +12,10 @@ exception and two traps:
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
-
-Naming = Callable[[str], str]
 
 # published: (PyTorchVideo, SlowFast). N is the stage, from 1, M = N + 1, B the block in it, from 0.
 NAMES = {
@@ -42,12 +41,12 @@ _SIGNS = (r"blocks\.\d+\.", r"s\d+\.pathway\d")  # how a name begins that only P
 _NORM_EPS = 1e-5
 
 
-def naming_of(keys: Iterable[str]) -> Naming | None:
+def naming_of(keys: Iterable[str]) -> Callable[[str], str] | None:
     """Published name -> the name in a file with these keys; None where the file is not of either kind."""
-    keys = list(keys)
-    for column, sign in enumerate(_SIGNS):
-        if any(re.match(sign, key) for key in keys):
-            return lambda name: _translate(name, column)
+    for key in keys:
+        for column, sign in enumerate(_SIGNS):
+            if re.match(sign, key):
+                return partial(_translate, column=column)
     return None
 
 
@@ -57,14 +56,15 @@ def _translate(name: str, column: int) -> str:
     Names of parts that X3D does not have (fusion, Grid Pool) stay as they are.
     """
     module, _, tensor = name.replace(".split_bn.", ".").rpartition(".")
-    numbers = {}
     if block := re.match(r"layer(\d+)\.(\d+)\.", module):
-        numbers = {"N": block[1], "M": str(int(block[1]) + 1), "B": block[2]}
+        stage, number = int(block[1]), block[2]
         module = f"layerN.B.{module.removeprefix(block[0])}"
     if module not in NAMES:
         return name
     theirs = NAMES[module][column]
-    return f"{re.sub('[NMB]', lambda letter: numbers[letter[0]], theirs) if numbers else theirs}.{tensor}"
+    if block:
+        theirs = theirs.replace("N", str(stage)).replace("M", str(stage + 1)).replace("B", number)
+    return f"{theirs}.{tensor}"
 
 
 def shortcut_norm(source: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -76,10 +76,5 @@ def shortcut_norm(source: Mapping[str, Tensor]) -> dict[str, Tensor]:
     norm = "blocks.1.res_blocks.0.branch1_norm."
     if convolution is None or any(key.startswith(norm) for key in source):
         return {}
-    zeros = torch.zeros(convolution.shape[:1])
-    return {
-        f"{norm}weight": zeros + 1,
-        f"{norm}bias": zeros,
-        f"{norm}running_mean": zeros,
-        f"{norm}running_var": zeros + (1 - _NORM_EPS),
-    }
+    values = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1 - _NORM_EPS}
+    return {f"{norm}{name}": torch.full(convolution.shape[:1], value) for name, value in values.items()}

@@ -6,7 +6,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
-from models.norm import SubBatchNorm3d, aggregate_statistics, batch_norm_over_processes
+from models.norm import SubBatchNorm3d, aggregate_statistics
 from tests.models.drawing import coarse_inputs, coarse_net
 
 C = 3
@@ -178,10 +178,14 @@ def a_group():
 def test_the_synchronised_norm_is_batch_norm(a_group):
     """The formula and its gradient; that two processes equal one is shown in tests/faults/test_processes.py."""
     results = []
-    for function, *mode in ((F.batch_norm, True), (batch_norm_over_processes,)):
+    for over_processes in (False, True):
         theirs = drawn_norm()
         x = batch(4).requires_grad_()
-        out = function(x, theirs.running_mean, theirs.running_var, theirs.weight, theirs.bias, *mode, 0.1, 1e-5)
+        mean, var = theirs.running_mean, theirs.running_var
+        if over_processes:
+            out = theirs.batch_norm_over_processes(x, mean, var)
+        else:
+            out = F.batch_norm(x, mean, var, theirs.weight, theirs.bias, True, 0.1, 1e-5)
         (out**3).sum().backward()
         results.append((out.detach(), x.grad, theirs.weight.grad, theirs.bias.grad, theirs.state_dict()))
     torch.testing.assert_close(*results, atol=1e-9, rtol=1e-9)

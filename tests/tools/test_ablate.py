@@ -14,6 +14,7 @@ from configs.cli import load
 from configs.schema import Config, diff
 from datasets.demo import __main__ as demo
 from datasets.demo.scene import BURSTS, CLASSES
+from eval.bootstrap import Sampled
 from eval.charades_localize import frame_labels, read_ground_truth
 from tools.ablate import __main__ as ablate
 from tools.ablate import jobs as ablate_jobs
@@ -221,8 +222,8 @@ def test_scores_and_their_intervals(table):
 def test_difference_is_paired_by_seed():
     """A common shift of a seed leaves the difference as it is."""
     shifts = np.array([0.1, 0.4, 0.2])
-    base = [ablate_scores.Sampled(np.full(2, s), np.full((5, 2), s)) for s in shifts]
-    better = [ablate_scores.Sampled(s.AP + 0.05, s.resamples + 0.05) for s in base]
+    base = [Sampled(np.full(2, s), np.full((5, 2), s)) for s in shifts]
+    better = [Sampled(s.value + 0.05, s.resamples + 0.05) for s in base]
     difference = ablate_scores.estimate(better, [0, 1], base)
     np.testing.assert_allclose([difference.mean, *difference.over_seeds, *difference.over_videos], 5)
 

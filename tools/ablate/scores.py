@@ -14,7 +14,6 @@ where a variant reads its features: what the paper's figure 1 counts.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -22,7 +21,7 @@ from scipy import stats
 from configs.schema import Config
 from eval import charades_localize
 from eval.average_precision import average_precision
-from eval.bootstrap import LEVEL, basic_interval, draw_counts, resampled_ap
+from eval.bootstrap import LEVEL, Sampled, basic_interval, draw_counts, resampled_ap
 from eval.charades_localize import Truth, read_predictions
 from tools.ablate.jobs import Seconds
 from tools.complexity.count import count_coarse, count_fine
@@ -38,18 +37,6 @@ TITLES = {
     "uniform": "uniform weights",
 }
 RESAMPLES = 1000
-
-
-class Sampled(NamedTuple):
-    """AP as a fraction: of each class (C,), and in each resample of the test videos (B,C); NaN without positives."""
-
-    AP: np.ndarray
-    resamples: np.ndarray
-
-    def mean(self, classes: Sequence[int]) -> tuple[float, np.ndarray]:
-        """mAP in percent over some classes: the value, and those of the resamples (B,)."""
-        AP, resamples = self.AP[list(classes)], self.resamples[:, list(classes)]
-        return 100 * float(np.nanmean(AP)), 100 * np.nanmean(resamples, axis=1)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from common.files import write_json, written_whole
-from eval.bootstrap import percentile_interval
-from tools.compare.rules import Sampled, Scored
+from eval.bootstrap import Sampled, percentile_interval
+from tools.compare.rules import Scored
 
 SHOWN = 10  # classes on the console
 COLUMNS = ("rule", "predictions", "class", "name", "positives", "AP", "low", "high",

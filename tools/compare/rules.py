@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_uppercase
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from datasets.clips import video_length
 from datasets.frames import count_all_frames
 from eval import charades_localize, dense, video_level
 from eval.average_precision import average_precision
-from eval.bootstrap import basic_interval, draw_counts, percentile_interval, resampled_ap
+from eval.bootstrap import Sampled, draw_counts, resampled_ap
 from eval.charades_localize import Truth, check_classes, read_predictions
 from eval.per_frame import released_frames
 from eval.submission import FRAMES_PER_VIDEO
@@ -37,32 +37,6 @@ class Rows(NamedTuple):
     videos: list[str]
     scores: list[np.ndarray]
     labels: list[np.ndarray]
-
-
-class Sampled(NamedTuple):
-    """A statistic of the videos, and its values in the resamples; fractions, NaN where undefined."""
-
-    value: np.ndarray  # () or (C,)
-    resamples: np.ndarray  # (B,) or (B,C)
-    is_mean: bool  # over classes
-    is_difference: bool = False
-
-    def minus(self, other: Self) -> Self:
-        """The paired difference: resample by resample, since all drew the same videos."""
-        return self._replace(
-            value=self.value - other.value, resamples=self.resamples - other.resamples, is_difference=True
-        )
-
-    def of_class(self, c: int) -> Self:
-        return self._replace(value=self.value[c], resamples=self.resamples[:, c])
-
-    def interval(self) -> tuple[np.ndarray, np.ndarray]:
-        """(low, high), 95%: of a mean over classes a basic interval, of a class a percentile one (eval.bootstrap)."""
-        if not self.is_mean:
-            return percentile_interval(self.resamples)
-        low, high = basic_interval(self.value, self.resamples)
-        lowest = -1 if self.is_difference else 0
-        return np.clip(low, lowest, 1), np.clip(high, lowest, 1)
 
 
 @dataclass(frozen=True)
@@ -229,7 +203,7 @@ def _scores(
     of_all, of_resamples = means(rule, ap, positives.sum(axis=0)), means(rule, resampled, drawn.T @ positives)
     suffix = "" if rule in COUNTS_ZERO or positives.any(axis=0).all() else "_defined"
     scores = {name + suffix: Sampled(value, of_resamples[name], is_mean=True) for name, value in of_all.items()}
-    return scores | {"AP": Sampled(ap, resampled, is_mean=False)}
+    return scores | {"AP": Sampled(ap, resampled)}
 
 
 def means(rule: str, ap: np.ndarray, positives: np.ndarray) -> dict[str, np.ndarray]:
