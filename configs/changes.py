@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from common.errors import InputError
-from configs.schema import FIXED, NO_EFFECT, SECTIONS, STAGE_3_ONLY, diff
+from configs.schema import FIXED, NO_EFFECT, OPTIONS, STAGE_3_ONLY, diff
 
 
 def changed_settings(
@@ -26,7 +26,7 @@ def changed_settings(
         known = name in saved.get(section, {}) and name in present.get(section, {})
         if not known or section not in ("data", "model", "run", stage):
             continue
-        marks = _marks(section, name)
+        marks = getattr(OPTIONS[option], "__metadata__", ())
         if NO_EFFECT in marks or (stage == "fine" and STAGE_3_ONLY in marks):
             continue
         if FIXED in marks:
@@ -36,9 +36,3 @@ def changed_settings(
             )
         lines.append(f"{option} was {before}, from here on it is {now}")
     return lines
-
-
-def _marks(section: str, option: str) -> tuple[object, ...]:
-    """What the schema says of an option beside its type."""
-    kind = get_type_hints(SECTIONS[section], include_extras=True)[option]
-    return getattr(kind, "__metadata__", ())

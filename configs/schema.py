@@ -10,12 +10,11 @@ these are opened.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_type_hints
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from common.errors import InputError
 
@@ -31,6 +30,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 T = TypeVar("T")
 FIXED, NO_EFFECT, STAGE_3_ONLY = "fixed", "no effect", "stage 3 only"
@@ -50,19 +50,8 @@ class Section:
 
     def __post_init__(self) -> None:
         section = type(self).__name__.lower()
-        for name, check in _checks(section).items():
-            try:
-                check.validate_python(getattr(self, name), strict=True)
-            except ValidationError as error:
-                rule = error.errors()[0]["msg"].replace("Input should", "must")
-                raise ValueError(f"{section}.{name} {rule}, not {getattr(self, name)!r}") from None
-
-
-@cache
-def _checks(section: str) -> dict[str, TypeAdapter[Any]]:
-    """What checks each option of a section."""
-    hints = get_type_hints(SECTIONS[section], include_extras=True)
-    return {name: TypeAdapter(kind) for name, kind in hints.items()}
+        for name, value in vars(self).items():
+            setattr(self, name, checked(f"{section}.{name}", value))
 
 
 @dataclass(kw_only=True)
@@ -134,7 +123,7 @@ class Model(Section):
 class Stage(Section):
     """Training by SGD, common to stages 1 and 3 (see `Fine` and `Coarse` for the published values)."""
 
-    init: NoEffect[str] = KINETICS_WEIGHTS
+    init: NoEffect[Name] = KINETICS_WEIGHTS
     """checkpoint to start from or to evaluate, ours or a published one; none: random weights"""
     batch_size: Count
     """videos in a training batch, over all GPUs together"""
@@ -166,7 +155,6 @@ class Stage(Section):
         section = type(self).__name__.lower()
         if self.init.lower() in ("none", "null"):
             self.init = FROM_SCRATCH
-        _require(self.init.strip() != "", f"{section}.init", "a file or none", self.init)
         ascending = all(a < b for a, b in pairwise(self.milestones))
         _require(ascending, f"{section}.milestones", "ascending", self.milestones)
 
@@ -253,7 +241,7 @@ class Eval(Section):
 class Run(Section):
     """where results go, and how a run repeats"""
 
-    name: NoEffect[str] = "charades"
+    name: NoEffect[Name] = "charades"
     """name of the experiment; all three stages share it"""
     dir: NoEffect[str | None] = None
     """folder of the run's results; null: runs/NAME"""
@@ -269,10 +257,6 @@ class Run(Section):
     """of training: full, or half by autocast; losses, sampling locations and Gaussian weights stay in float32"""
     compile: bool = False
     """train through torch.compile"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(self.name.strip() != "", "run.name", "a name", self.name)
 
 
 @dataclass(kw_only=True)
@@ -336,6 +320,24 @@ class Config:
 
 
 SECTIONS: dict[str, type[Any]] = get_type_hints(Config)
+OPTIONS: dict[str, Any] = {  # {dotted name: type, with bounds and marks}
+    f"{section}.{name}": kind
+    for section, options in SECTIONS.items()
+    for name, kind in get_type_hints(options, include_extras=True).items()
+}
+CHECKS: dict[str, TypeAdapter[Any]] = {option: TypeAdapter(kind) for option, kind in OPTIONS.items()}
+
+
+def checked(option: str, value: object) -> Any:
+    """The value in its option's type; raises a one-line ValueError, which opens with the option, where it has another.
+
+    What it returns is `Any` because an option is known by name alone.
+    """
+    try:
+        return CHECKS[option].validate_python(value, strict=True)
+    except ValidationError as error:
+        _, _, rule = error.errors()[0]["msg"].partition("should ")
+        raise ValueError(f"{option} must {rule}, not {value!r}") from None
 
 
 def diff(old: Config | Mapping[str, Any], new: Config | Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

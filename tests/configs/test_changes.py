@@ -6,8 +6,7 @@ import pytest
 
 from common.errors import InputError
 from configs.changes import changed_settings
-from configs.options import OPTIONS
-from configs.schema import Config, Data, Fine, Model, Run
+from configs.schema import OPTIONS, Config, Data, Fine, Model, Run
 
 PATH = Path("last.pt")
 

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from configs.cli import DEFAULT_CONFIG, load
 from configs.files import read_yaml, save_yaml, to_yaml
-from configs.options import OPTIONS
-from configs.schema import Coarse, Config, Data, Fine, Model, Run, diff
+from configs.schema import OPTIONS, Coarse, Config, Data, Fine, Model, Run, diff
 
 FILES = sorted(DEFAULT_CONFIG.parent.glob("*.yaml"))
 NAMES = [path.name for path in FILES]
