@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -27,6 +28,7 @@ from models.official import tensors_of
 
 VERSION = "0.1.0"  # of this code, in every checkpoint; as in pyproject.toml
 FORMAT = 1
+Settings = Mapping[str, Mapping[str, Any]]  # a configuration as plain values, by section and option
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -54,7 +56,11 @@ def save_checkpoint(path: Path, contents: Mapping[str, Any], *, keep_previous: b
         except RuntimeError as error:  # how PyTorch may report a full disk
             raise _full_disk(str(error).splitlines()[0]) from error
         if keep_previous and path.is_file():
-            _keep(path, previous(path))
+            previous(path).unlink(missing_ok=True)
+            try:
+                previous(path).hardlink_to(path)
+            except OSError:  # a file system without links
+                shutil.copyfile(path, previous(path))
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], identity: Mapping[str, Any]) -> None:
@@ -69,15 +75,6 @@ def save_weights(path: Path, state: Mapping[str, Tensor], identity: Mapping[str,
 
 def _full_disk(said: str) -> OSError:
     return OSError(f"could not be written ({said}); is the disk full?")
-
-
-def _keep(path: Path, name: Path) -> None:
-    """Give a file a second name, which it keeps when the first is taken over."""
-    name.unlink(missing_ok=True)
-    try:
-        name.hardlink_to(path)
-    except OSError:  # a file system without links
-        shutil.copyfile(path, name)
 
 
 def checksum(contents: object) -> str:
@@ -147,7 +144,7 @@ class Weights:
     path: Path
     tensors: Mapping[str, Tensor]  # by the file's names
     stage: str | None = None  # "fine" or "coarse"; None of a published file, as `config`
-    config: Mapping[str, Mapping[str, Any]] | None = None  # of the run that trained them
+    config: Settings | None = None  # of the run that trained them
 
     def of_stream(self, stage: str) -> dict[str, Tensor]:
         """One stream's weights by its own names, where the file is of a network of both; else none."""
@@ -174,9 +171,7 @@ def _read_safetensors(path: Path) -> Weights:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        stage, config = metadata["stage"], json.loads(metadata["config"])
-        if not (isinstance(config, dict) and all(isinstance(options, dict) for options in config.values())):
-            raise ValueError("config")
+        stage, config = metadata["stage"], TypeAdapter(Settings).validate_json(metadata["config"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged, or not weights of these scripts") from error
     return Weights(path=path, tensors=tensors, stage=stage, config=config)

@@ -78,19 +78,8 @@ class Trainer:
         self.step = Step(net, config, stage, device)
         self.scheduler = make_scheduler(self.step.optimizer, self.options)
         self.folder, self.identity = config.run_dir / stage, identity(stage, config)
+        self.last, self.best = self.folder / "checkpoints" / "last.pt", self.folder / "checkpoints" / "best.pt"
         self.position = Position()
-
-    @property
-    def last(self) -> Path:
-        return self.folder / "checkpoints" / "last.pt"
-
-    @property
-    def best(self) -> Path:
-        return self.folder / "checkpoints" / "best.pt"
-
-    @property
-    def can_resume(self) -> bool:
-        return self.last.is_file() or previous(self.last).is_file()
 
     @property
     def finished(self) -> bool:
@@ -138,7 +127,8 @@ class Trainer:
         """
         at = self.position
         self.last.parent.mkdir(parents=True, exist_ok=True)
-        with stop_requests(), RunLog(self.folder, step=at.step) as log:
+        with stop_requests():
+            log = RunLog(self.folder, step=at.step)
             if at.step == 0:  # from here on, `last.pt` is of this run and not of an earlier one in the same folder
                 self._save_last()
             try:
@@ -183,7 +173,9 @@ class Trainer:
         half, waiting = Meter(), time.perf_counter()
         title = f"Epoch {at.epoch + 1}/{self.options.epochs}"
         for batch in progress(self.loader, total - at.batch, title):
-            batch = self._prepared(batch)
+            if distributed.size() > 1:  # their shares are padded to one length, as they would be in one process
+                batch = pad(batch, *distributed.highest(*time_lengths(batch)))
+            batch = self.prepare(batch, self.device)
             begun = time.perf_counter()
             losses, signal = self._take_step(batch)
             at.batch, at.step = at.batch + 1, at.step + 1
@@ -202,12 +194,6 @@ class Trainer:
                 break
         if at.batch >= total:  # above, where the run continues with larger batches
             at.epoch, at.batch = at.epoch + 1, 0
-
-    def _prepared(self, batch: Batch) -> Batch:
-        """The batch on the device; the processes' shares are padded to one length, as they would be in one process."""
-        if distributed.size() > 1:
-            batch = pad(batch, *distributed.highest(*time_lengths(batch)))
-        return self.prepare(batch, self.device)
 
     def _take_step(self, batch: Batch) -> tuple[dict[str, float], int]:
         """One optimizer step: the losses of the batch over all processes, and the signal to stop on (0: none)."""
@@ -230,7 +216,9 @@ class Trainer:
             f"cls {losses['cls_loss']:.4f}, total {losses['loss']:.4f}, mAP {percent(mAP)}, lr {lr:g} "
             f"({half.compute_seconds:.1f} s computing, {half.data_seconds:.1f} s waiting for data)"
         )
-        log.write("train", epoch=epoch, step=step, values={**losses, "mAP": mAP, **half.work(), "lr": lr})
+        seconds = {"data_seconds": round(half.data_seconds, 3), "compute_seconds": round(half.compute_seconds, 3)}
+        values = {**losses, "mAP": mAP, "steps": half.steps, **seconds, "lr": lr}
+        log.write("train", epoch=epoch, step=step, values=values)
 
     def _epochs_done(self) -> float:
         return round(self.position.epoch + self.position.batch / self.batches.batches_per_epoch, 4)
@@ -238,8 +226,11 @@ class Trainer:
     def _validate(self, log: RunLog) -> None:
         """Metrics of the present weights, which are kept where they are the best so far."""
         at, epoch = self.position, self._epochs_done()
-        metrics = self.evaluation(self._with_all_statistics())
-        state = distributed.gathered_state(self.net)
+        state, net = distributed.gathered_state(self.net), self.net
+        if distributed.size() > 1:  # what is evaluated has the running statistics of all
+            net = copy.deepcopy(net)
+            net.load_state_dict(state)
+        metrics = self.evaluation(net)
         if distributed.is_main():
             score = selected_score(metrics, self.config.data.kind)
             say(
@@ -253,14 +244,6 @@ class Trainer:
                 save_weights(self.best.with_suffix(".safetensors"), state, self.identity)
                 self.evaluation.keep(metrics)
         at.best = distributed.gather(at.best)[0]
-
-    def _with_all_statistics(self) -> nn.Module:
-        """The network with the running statistics of all processes, aggregated."""
-        if distributed.size() == 1:
-            return self.net
-        net = copy.deepcopy(self.net)
-        net.load_state_dict(distributed.gathered_state(self.net))
-        return net
 
     def _save_last(self) -> None:
         state, rng = distributed.gathered_state(self.net), distributed.gather(random_state())

@@ -10,6 +10,7 @@ from configs.files import save_yaml
 from configs.schema import Config
 from datasets.assembly import open_features, read_annotations, train_loader, usable_videos, video_loader
 from engine import distributed
+from engine.checkpoint import previous
 from engine.evaluation import Evaluation, print_metrics
 from engine.launch import set_up_process
 from engine.loop import Trainer
@@ -59,7 +60,7 @@ def run_stage(command: Command, stage: str) -> None:
 
 def begin(trainer: Trainer, config: Config, stage: str) -> bool:
     """Continue the run that is in the folder, or start one; False where that one is finished."""
-    if config.run.resume == "auto" and trainer.can_resume:
+    if config.run.resume == "auto" and (trainer.last.is_file() or previous(trainer.last).is_file()):
         trainer.resume()
         at = trainer.position
         if trainer.finished and not at.validation_due:
