@@ -18,41 +18,34 @@ class Stopped(Exception):  # noqa: N818 - not an error
         self.status = 128 + number
 
 
-class StopRequest:
-    """Whether a signal has come, and which (0: none)."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        self.heard = 0.0
-
-    def handle(self, number: int, frame: FrameType | None) -> None:
-        """Remember the first signal; for a second one do what the signal does by default."""
-        now = time.monotonic()
-        if self.number and now - self.heard > SAME_REQUEST_SECONDS:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        if not self.number:
-            self.number, self.heard = number, now
-
-
-_request = StopRequest()
+_number, _heard = 0, 0.0  # the signal that has asked this process to stop, 0 for none, and when
 
 
 def requested() -> int:
     """The signal that has asked this process to stop, 0 for none."""
-    return _request.number
+    return _number
+
+
+def _remember(number: int, frame: FrameType | None) -> None:
+    """The first signal; a second one does what it does by default."""
+    global _number, _heard
+    now = time.monotonic()
+    if _number and now - _heard > SAME_REQUEST_SECONDS:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+    if not _number:
+        _number, _heard = number, now
 
 
 @contextmanager
 def stop_requests() -> Iterator[None]:
     """Listen for signals within the context; outside it they do what they did before."""
-    global _request
-    _request = StopRequest()
+    global _number
     try:
-        with _handled_by(_request.handle):
+        with _handled_by(_remember):
             yield
     finally:
-        _request = StopRequest()
+        _number = 0
 
 
 @contextmanager

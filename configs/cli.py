@@ -7,10 +7,10 @@ quotes. Each mistake costs one line and exit status 2.
 
 import argparse
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from inspect import formatannotation
 from pathlib import Path
@@ -19,13 +19,15 @@ from typing import Any, get_args, get_type_hints
 
 import docstring_parser
 import yaml
+from jsonargparse.typing import NonNegativeInt
 
-from common.arguments import Parser
+from common.arguments import Parser, typed
 from common.errors import InputError
-from configs.files import Setting, nearest, read_yaml, to_yaml
+from configs.files import Setting, read_yaml, to_yaml
 from configs.schema import OPTIONS, SECTIONS, Config, checked
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "charades.yaml"
+GPUS = "cpu, a number as 0, or several different ones as 0,1"
 KINDS = {f"{name}.{option}": kind for name in SECTIONS for option, kind in get_type_hints(SECTIONS[name]).items()}
 
 
@@ -54,37 +56,32 @@ def parse(
     """
     parser = _parser(prog, description, with_eval_only, flags)
     arguments, unknown = parser.parse_known_args(argv)
-    typed = vars(arguments)
+    given = vars(arguments)
     for token in unknown:
         name = token.partition("=")[0]
         if not name.startswith("-"):
             parser.error(f"unexpected argument {token!r}: options are given by name, as --data.stride 10")
-        names = ["-gpu", *(f"--{option}" for option in (*typed, *OPTIONS, "help"))]
-        parser.error(f"unknown option {name}; did you mean {nearest(name, names)}?")
-    options = [Setting(option, typed[option], "--") for option in OPTIONS if option in typed]
+        names = ["-gpu", *(f"--{option}" for option in (*given, *OPTIONS, "help"))]
+        parser.error(f"unknown option {name}; did you mean {get_close_matches(name, names, n=1, cutoff=0)[0]}?")
+    options = [Setting(option, given[option], "--") for option in OPTIONS if option in given]
     try:
-        config = _resolve(typed["config"] or [DEFAULT_CONFIG], options)
+        config = load(*(given["config"] or [DEFAULT_CONFIG]), options=options)
     except InputError as error:
         parser.error(str(error))
-    if typed["print_config"]:
+    if given["print_config"]:
         print(to_yaml(config), end="")
         raise SystemExit(0)
     return Command(
         config=config,
-        gpus=typed["gpu"],
-        eval_only=typed.get("eval_only") == "true",
+        gpus=given["gpu"],
+        eval_only=given.get("eval_only") == "true",
         given=frozenset(setting.option for setting in options),
-        flags=frozenset(flag for flag in flags if typed[flag]),
+        flags=frozenset(flag for flag in flags if given[flag]),
     )
 
 
-def load(*files: str | Path) -> Config:
-    """The configuration of files, later ones overriding; raises InputError where a script would end."""
-    return _resolve(files, [])
-
-
-def _resolve(files: Iterable[str | Path], options: Sequence[Setting]) -> Config:
-    """Merges files and then options, each value checked at its origin."""
+def load(*files: str | Path, options: Sequence[Setting] = ()) -> Config:
+    """The configuration of files, later ones overriding, and then of options; raises InputError naming the origin."""
     values: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
     settings = [*(setting for file in files for setting in read_yaml(file)), *options]
@@ -120,16 +117,15 @@ def _parser(prog: str, description: str, with_eval_only: bool, flags: Mapping[st
     parser = Parser(prog=prog, description=description)
     parser.usage = f"{prog} [-gpu 0,1] [--config FILE ...] [--SECTION.OPTION VALUE ...]"
     add = parser.add_argument
-    add("-gpu", type=_gpus, metavar="0,1", help="GPUs to use, by number, or cpu (default: the first GPU, else the CPU)")
+    devices = "GPUs to use, by number, or cpu (default: the first GPU, else the CPU)"
+    add("-gpu", type=typed(_gpus, GPUS), metavar="0,1", help=devices)
     read = f"experiment to read; repeatable, later ones override (default: {DEFAULT_CONFIG})"
     add("--config", action="append", metavar="FILE", help=read)
-    stop = "print the resolved configuration as YAML and stop (default: false)"
-    add("--print_config", action="store_true", help=stop)
+    for flag, meaning in {"print_config": "print the resolved configuration as YAML and stop", **flags}.items():
+        add(f"--{flag}", action="store_true", help=f"{meaning} (default: false)")
     if with_eval_only:
         evaluate = "evaluate, without training (default: false)"
         add("--eval_only", type=str.lower, choices=("true", "false"), metavar="true", help=evaluate)
-    for flag, meaning in flags.items():
-        add(f"--{flag}", action="store_true", help=f"{meaning} (default: false)")
     for section, defaults in Config().to_dict().items():
         group = parser.add_argument_group(f"{section}: {SECTIONS[section].__doc__}")
         for name, default in defaults.items():
@@ -142,13 +138,10 @@ def _parser(prog: str, description: str, with_eval_only: bool, flags: Mapping[st
 
 
 def _gpus(text: str) -> tuple[int, ...]:
-    if text == "cpu":
-        return ()
-    if not re.fullmatch(r"\d+(,\d+)*", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"must be cpu, a number as 0, or several as 0,1, not {text!r}")
-    gpus = tuple(int(number) for number in text.split(","))
+    """The numbers of different devices; a ValueError where the text is something else."""
+    gpus = () if text == "cpu" else tuple(NonNegativeInt(number) for number in text.split(","))
     if len(set(gpus)) < len(gpus):
-        raise argparse.ArgumentTypeError(f"names a device twice: {text}")
+        raise ValueError
     return gpus
 
 

@@ -4,8 +4,8 @@ A file holds sections of options (`data: {stride: 12}`; the dotted `data.stride:
 delta. Only plain YAML is accepted: no tag can make an object. Names are checked here, values where all are merged.
 """
 
-from collections.abc import Iterable, Iterator
-from difflib import SequenceMatcher
+from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,34 +28,32 @@ class Setting(NamedTuple):
 
 def read_yaml(path: str | Path) -> Iterator[Setting]:
     """Yields the options of a file in its order; an empty file or section holds none."""
+    written: set[str] = set()
     try:
         loader = yaml.SafeLoader(Path(path).read_text(encoding="utf-8"))
         root = loader.get_single_node()
-        if root is not None and root.tag != NULL:
-            yield from _settings(loader, root, path)
+        if root is None or root.tag == NULL:
+            return
+        if not isinstance(root, yaml.MappingNode):
+            raise InputError(f"{path}: expected sections of options, as in `data: {{stride: 10}}`")
+        for option, line, node in _leaves(root):
+            origin = f"{path}, line {line}: "
+            if option in SECTIONS:
+                raise InputError(f"{origin}{option} is a section: its options follow in lines of their own, indented")
+            if option not in OPTIONS:
+                (nearest,) = get_close_matches(option, OPTIONS, n=1, cutoff=0)
+                raise InputError(f"{origin}unknown option {option}; did you mean {nearest}?")
+            if option in written:
+                raise InputError(f"{origin}{option} is given twice in this file")
+            written.add(option)
+            # `deep` because SafeLoader otherwise fills lists only after this call.
+            yield Setting(option, loader.construct_object(node, deep=True), origin)
     except OSError as error:
         raise InputError(f"cannot read the configuration file {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
-
-
-def _settings(loader: yaml.SafeLoader, root: yaml.Node, path: str | Path) -> Iterator[Setting]:
-    if not isinstance(root, yaml.MappingNode):
-        raise InputError(f"{path}: expected sections of options, as in `data: {{stride: 10}}`")
-    written: set[str] = set()
-    for option, line, node in _leaves(root):
-        origin = f"{path}, line {line}: "
-        if option in SECTIONS:
-            raise InputError(f"{origin}{option} is a section: its options follow in lines of their own, indented")
-        if option in written:
-            raise InputError(f"{origin}{option} is given twice in this file")
-        if option not in OPTIONS:
-            raise InputError(f"{origin}unknown option {option}; did you mean {nearest(option, OPTIONS)}?")
-        written.add(option)
-        # `deep` because SafeLoader otherwise fills lists only after this call.
-        yield Setting(option, loader.construct_object(node, deep=True), origin)
+        place = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{place}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
 
 
 def _leaves(root: yaml.MappingNode) -> Iterator[tuple[str, int, yaml.Node]]:
@@ -66,16 +64,6 @@ def _leaves(root: yaml.MappingNode) -> Iterator[tuple[str, int, yaml.Node]]:
                 yield f"{key.value}.{inner.value}", inner.start_mark.line + 1, value
         elif not (str(key.value) in SECTIONS and node.tag == NULL):
             yield str(key.value), key.start_mark.line + 1, node
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """The name most like `name`, as a whole and in its last part, so that `--stride` finds `--data.stride`."""
-
-    def likeness(candidate: str) -> float:
-        pairs = ((name, candidate), (name.split(".")[-1].lstrip("-"), candidate.split(".")[-1].lstrip("-")))
-        return sum(SequenceMatcher(None, *pair).ratio() for pair in pairs)
-
-    return max(names, key=likeness)
 
 
 def to_yaml(config: Config) -> str:

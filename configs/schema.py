@@ -33,6 +33,7 @@ Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 T = TypeVar("T")
+Values = Mapping[str, Mapping[str, Any]]  # a configuration as plain values, by section and option
 FIXED, NO_EFFECT, STAGE_3_ONLY = "fixed", "no effect", "stage 3 only"
 Fixed = Annotated[T, FIXED]  # it makes the network or what that is shown: changed, a run does not continue
 NoEffect = Annotated[T, NO_EFFECT]  # on a run that continues
@@ -314,7 +315,7 @@ class Config:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Mapping[str, Any]]) -> Self:
+    def from_dict(cls, values: Values) -> Self:
         """The reverse of `to_dict`; options that are left out take their defaults."""
         return cls(**{name: section(**values.get(name, {})) for name, section in SECTIONS.items()})
 
@@ -340,13 +341,39 @@ def checked(option: str, value: object) -> Any:
         raise ValueError(f"{option} must {rule}, not {value!r}") from None
 
 
-def diff(old: Config | Mapping[str, Any], new: Config | Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def diff(old: Config | Values, new: Config | Values) -> dict[str, tuple[Any, Any]]:
     """Returns {dotted option: (old value, new value)} of all that differ; None stands for an option that is absent."""
-    before, after = _flat(old), _flat(new)
+    before, after = (
+        {f"{section}.{name}": value for section, options in values.items() for name, value in options.items()}
+        for values in (config.to_dict() if isinstance(config, Config) else config for config in (old, new))
+    )
     pairs = {option: (before.get(option), after.get(option)) for option in before | after}
     return {option: pair for option, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _flat(config: Config | Mapping[str, Any]) -> dict[str, Any]:
-    values = config.to_dict() if isinstance(config, Config) else config
-    return {f"{section}.{name}": value for section, options in values.items() for name, value in options.items()}
+def changed_settings(path: Path, saved: Values, present: Values, stage: str) -> list[str]:
+    """One line for each option in which the training that `path` holds differs from the one that continues it.
+
+    Args:
+        saved, present: {section: {option: value}}; an option that is new since then is not compared.
+        stage: "fine" or "coarse": the other one's section does not count, nor where results and features are.
+
+    Raises:
+        InputError: where what has changed is the network or its task.
+    """
+    lines = []
+    for option, (before, now) in diff(saved, present).items():
+        section, name = option.split(".")
+        known = name in saved.get(section, {}) and name in present.get(section, {})
+        if not known or section not in ("data", "model", "run", stage):
+            continue
+        marks = getattr(OPTIONS[option], "__metadata__", ())
+        if NO_EFFECT in marks or (stage == "fine" and STAGE_3_ONLY in marks):
+            continue
+        if FIXED in marks:
+            raise InputError(
+                f"{path}: this run began with {option} {before}, now it is {now}; continue with --{option} {before}, "
+                "or start again with another --run.dir or --run.resume never"
+            )
+        lines.append(f"{option} was {before}, from here on it is {now}")
+    return lines

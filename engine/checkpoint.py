@@ -8,7 +8,8 @@ all that continuing needs (optimizer, scheduler, position, random states), and t
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,13 @@ from torch import Tensor
 
 from common.files import written_whole
 from common.progress import say
-from configs.schema import Config
+from configs.schema import Config, Values
 from models import CheckpointError
 from models.official import read_checkpoint as read_file
 from models.official import tensors_of
 
 VERSION = "0.1.0"  # of this code, in every checkpoint; as in pyproject.toml
 FORMAT = 1
-Settings = Mapping[str, Mapping[str, Any]]  # a configuration as plain values, by section and option
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -49,12 +49,9 @@ def previous(path: Path) -> Path:
 def save_checkpoint(path: Path, contents: Mapping[str, Any], *, keep_previous: bool = False) -> None:
     """Write a checkpoint that survives a power cut; the one before it is kept where asked for."""
     contents = {"format": FORMAT, **contents, "checksum": checksum(contents)}
-    with written_whole(path, durable=True) as temporary:
-        try:
-            with temporary.open("wb") as file:
-                torch.save(contents, file)
-        except RuntimeError as error:  # how PyTorch may report a full disk
-            raise _full_disk(str(error).splitlines()[0]) from error
+    with _written(path, durable=True) as temporary:
+        with temporary.open("wb") as file:
+            torch.save(contents, file)
         if keep_previous and path.is_file():
             previous(path).unlink(missing_ok=True)
             try:
@@ -66,15 +63,18 @@ def save_checkpoint(path: Path, contents: Mapping[str, Any], *, keep_previous: b
 def save_weights(path: Path, state: Mapping[str, Tensor], identity: Mapping[str, Any]) -> None:
     """The weights alone as safetensors, with stage and configuration as JSON in the metadata."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    with written_whole(path) as temporary:
+    with _written(path) as temporary:
+        save_file(tensors, temporary, {"stage": identity["stage"], "config": json.dumps(identity["config"])})
+
+
+@contextmanager
+def _written(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """`written_whole`, with an error of the system where PyTorch and safetensors report a full disk otherwise."""
+    with written_whole(path, durable=durable) as temporary:
         try:
-            save_file(tensors, temporary, {"stage": identity["stage"], "config": json.dumps(identity["config"])})
-        except SafetensorError as error:
-            raise _full_disk(str(error)) from error
-
-
-def _full_disk(said: str) -> OSError:
-    return OSError(f"could not be written ({said}); is the disk full?")
+            yield temporary
+        except (RuntimeError, SafetensorError) as error:
+            raise OSError(f"could not be written ({str(error).splitlines()[0]}); is the disk full?") from error
 
 
 def checksum(contents: object) -> str:
@@ -144,7 +144,7 @@ class Weights:
     path: Path
     tensors: Mapping[str, Tensor]  # by the file's names
     stage: str | None = None  # "fine" or "coarse"; None of a published file, as `config`
-    config: Settings | None = None  # of the run that trained them
+    config: Values | None = None  # of the run that trained them
 
     def of_stream(self, stage: str) -> dict[str, Tensor]:
         """One stream's weights by its own names, where the file is of a network of both; else none."""
@@ -171,22 +171,7 @@ def _read_safetensors(path: Path) -> Weights:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        stage, config = metadata["stage"], TypeAdapter(Settings).validate_json(metadata["config"])
+        stage, config = metadata["stage"], TypeAdapter(Values).validate_json(metadata["config"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged, or not weights of these scripts") from error
     return Weights(path=path, tensors=tensors, stage=stage, config=config)
-
-
-# --- continuing -------------------------------------------------------------------------------------------------------
-
-
-def random_state() -> dict[str, Any]:
-    """The states of PyTorch's generators in this process; of several GPUs, the present one's."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None}
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """The reverse of `random_state`."""
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

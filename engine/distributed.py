@@ -18,7 +18,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
-STATISTICS = ("running_mean", "running_var")
+from models.official import STATISTICS
+
 STOP_SECONDS = 120  # that processes have, once asked, to finish a step and save, before they are killed
 
 _store: dist.Store | None = None  # what all processes can read and write, also when one has failed

@@ -4,6 +4,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,12 @@ class RunLog:
                 RecordWriter(file).write(event.SerializeToString())
 
 
+@dataclass
 class ClipScores:
     """mAP of the training clips since it was last asked, at the frames of rule "released" within each clip."""
 
-    def __init__(self) -> None:
-        self.scores: list[np.ndarray] = []
-        self.labels: list[np.ndarray] = []
+    scores: list[np.ndarray] = field(default_factory=list)
+    labels: list[np.ndarray] = field(default_factory=list)
 
     def add(self, batch: Batch, probabilities: Tensor) -> None:
         """The clips of a batch, probabilities (B,C,L)."""
@@ -81,13 +82,14 @@ class ClipScores:
         return frame_ap(scores, labels)[1] if scores else None
 
 
+@dataclass
 class Meter:
     """Means over the steps since it was made: losses, and where the time went."""
 
-    def __init__(self) -> None:
-        self.steps = 0
-        self.losses: dict[str, float] = defaultdict(float)
-        self.data_seconds = self.compute_seconds = 0.0
+    steps: int = 0
+    losses: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    data_seconds: float = 0.0
+    compute_seconds: float = 0.0
 
     def add(self, losses: Mapping[str, float], *, data: float, compute: float) -> None:
         self.steps += 1

@@ -21,18 +21,14 @@ from torch import Tensor, nn
 from common.errors import InputError
 from common.progress import progress, report, say
 from common.signals import Stopped, deferred, is_dead_worker, requested, stop_requests
-from configs.changes import changed_settings
-from configs.schema import Config
+from configs.schema import Config, changed_settings
 from datasets.batch import Batch, EpochBatches, Loader, Preparer, pad, time_lengths
 from engine import distributed
 from engine.checkpoint import (
     identity,
-    previous,
-    random_state,
     read_newest,
     save_checkpoint,
     save_weights,
-    set_random_state,
 )
 from engine.evaluation import Evaluation, selected_score
 from engine.log import Meter, RunLog, percent
@@ -86,12 +82,6 @@ class Trainer:
         at, limit = self.position, self.options.max_steps
         return at.epoch >= self.options.epochs or (limit is not None and at.step >= limit)
 
-    def forget_earlier_run(self) -> None:
-        """Remove what is of another run in this folder; `run` replaces its `last.pt`."""
-        for path in (self.best, self.best.with_suffix(".safetensors"), previous(self.last)):
-            path.unlink(missing_ok=True)
-        self.evaluation.forget()
-
     def resume(self) -> None:
         """Continue where `last.pt` was written or, where that is damaged, the checkpoint before it.
 
@@ -115,7 +105,10 @@ class Trainer:
             self.step.scaler.load_state_dict(state["scaler"])
         self.position = Position(**state["position"])
         if len(state["rng"]) == distributed.size():
-            set_random_state(state["rng"][distributed.rank()])
+            rng = state["rng"][distributed.rank()]
+            torch.set_rng_state(rng["cpu"])
+            if rng["cuda"] is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state(rng["cuda"])
 
     def run(self) -> None:
         """Train until the configured end.
@@ -246,7 +239,9 @@ class Trainer:
         at.best = distributed.gather(at.best)[0]
 
     def _save_last(self) -> None:
-        state, rng = distributed.gathered_state(self.net), distributed.gather(random_state())
+        state, on_gpu = distributed.gathered_state(self.net), torch.cuda.is_available()
+        rng = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if on_gpu else None}
+        rng_of_all = distributed.gather(rng)
         if distributed.is_main():
             self._save(
                 self.last,
@@ -254,7 +249,7 @@ class Trainer:
                 optimizer=self.step.optimizer.state_dict(),
                 scheduler=self.scheduler.state_dict(),
                 scaler=self.step.scaler.state_dict(),
-                rng=rng,
+                rng=rng_of_all,
             )
         distributed.barrier()  # none goes on, or leaves, before it is written
 

@@ -1,6 +1,7 @@
 """A training stage, 1 or 3, from its configuration to its results: assembled, then trained or evaluated."""
 
 import json
+import shutil
 
 import torch
 
@@ -70,7 +71,10 @@ def begin(trainer: Trainer, config: Config, stage: str) -> bool:
     else:
         initialise(trainer.net, config, stage)
         if distributed.is_main():
-            trainer.forget_earlier_run()
+            results = (trainer.best, trainer.best.with_suffix(".safetensors"), trainer.folder / "metrics.json")
+            for path in (*results, previous(trainer.last)):  # of an earlier run, whose `last.pt` this one replaces
+                path.unlink(missing_ok=True)
+            shutil.rmtree(trainer.folder / "predictions", ignore_errors=True)
         if distributed.rank():  # the first process draws as a single one would, the others otherwise
             torch.manual_seed(config.run.seed + distributed.rank())
     if distributed.is_main():
