@@ -2,10 +2,11 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+Handler = Callable[[int, FrameType | None], None]
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_REQUEST_SECONDS = 1.0  # Ctrl-C reaches a launcher and its processes, which then hear of it twice
 
@@ -60,8 +61,8 @@ def stop_at_once() -> Iterator[None]:
 
 
 @contextmanager
-def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
+def _handled_by(handler: Handler, numbers: Iterable[int] = SIGNALS) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
@@ -86,10 +87,7 @@ def deferred(number: int) -> Iterator[None]:
         yield
         return
     came: list[tuple[int, FrameType | None]] = []
-    signal.signal(number, lambda *call: came.append(call))
-    try:
+    with _handled_by(lambda *call: came.append(call), (number,)):
         yield
-    finally:
-        signal.signal(number, handler)
     if came:
         handler(*came[-1])

@@ -27,7 +27,6 @@ from configs.files import Setting, read_yaml, to_yaml
 from configs.schema import OPTIONS, SECTIONS, Config, checked
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "charades.yaml"
-GPUS = "cpu, a number as 0, or several different ones as 0,1"
 KINDS = {f"{name}.{option}": kind for name in SECTIONS for option, kind in get_type_hints(SECTIONS[name]).items()}
 
 
@@ -118,7 +117,7 @@ def _parser(prog: str, description: str, with_eval_only: bool, flags: Mapping[st
     parser.usage = f"{prog} [-gpu 0,1] [--config FILE ...] [--SECTION.OPTION VALUE ...]"
     add = parser.add_argument
     devices = "GPUs to use, by number, or cpu (default: the first GPU, else the CPU)"
-    add("-gpu", type=typed(_gpus, GPUS), metavar="0,1", help=devices)
+    add("-gpu", type=typed(_gpus, "cpu, a number as 0, or several different ones as 0,1"), metavar="0,1", help=devices)
     read = f"experiment to read; repeatable, later ones override (default: {DEFAULT_CONFIG})"
     add("--config", action="append", metavar="FILE", help=read)
     for flag, meaning in {"print_config": "print the resolved configuration as YAML and stop", **flags}.items():

@@ -341,11 +341,11 @@ def checked(option: str, value: object) -> Any:
         raise ValueError(f"{option} must {rule}, not {value!r}") from None
 
 
-def diff(old: Config | Values, new: Config | Values) -> dict[str, tuple[Any, Any]]:
+def diff(old: Values, new: Values) -> dict[str, tuple[Any, Any]]:
     """Returns {dotted option: (old value, new value)} of all that differ; None stands for an option that is absent."""
     before, after = (
         {f"{section}.{name}": value for section, options in values.items() for name, value in options.items()}
-        for values in (config.to_dict() if isinstance(config, Config) else config for config in (old, new))
+        for values in (old, new)
     )
     pairs = {option: (before.get(option), after.get(option)) for option in before | after}
     return {option: pair for option, pair in pairs.items() if pair[0] != pair[1]}

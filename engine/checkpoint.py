@@ -154,17 +154,12 @@ class Weights:
 
 def read_weights(path: Path) -> Weights:
     """The weights of a checkpoint or safetensors file of ours, verified, or of a published file."""
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    contents = read_file(path)
-    if contents.get("format") != FORMAT:
-        return Weights(path=path, tensors=tensors_of(contents, path))
-    contents = _verified(path, contents)
-    return Weights(path=path, tensors=contents["model"], stage=contents["stage"], config=contents["config"])
-
-
-def _read_safetensors(path: Path) -> Weights:
-    """What `save_weights` wrote."""
+    if path.suffix != ".safetensors":
+        contents = read_file(path)
+        if contents.get("format") != FORMAT:
+            return Weights(path=path, tensors=tensors_of(contents, path))
+        contents = _verified(path, contents)
+        return Weights(path=path, tensors=contents["model"], stage=contents["stage"], config=contents["config"])
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     try:

@@ -1,4 +1,4 @@
-"""What a run says and records: means over its latest steps, one JSON line an event, TensorBoard."""
+"""What a run says and records: sums over its latest steps, one JSON line an event, TensorBoard."""
 
 import json
 import time
@@ -84,7 +84,7 @@ class ClipScores:
 
 @dataclass
 class Meter:
-    """Means over the steps since it was made: losses, and where the time went."""
+    """Sums over the steps since it was made: losses, and where the time went."""
 
     steps: int = 0
     losses: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -97,10 +97,6 @@ class Meter:
             self.losses[name] += value
         self.data_seconds += data
         self.compute_seconds += compute
-
-    def means(self) -> dict[str, float]:
-        """Of the losses."""
-        return {name: total / self.steps for name, total in self.losses.items()}
 
 
 def percent(value: float | None) -> str:

@@ -203,7 +203,8 @@ class Trainer:
     def _report(self, log: RunLog, half: Meter) -> None:
         """A line of training on the console, in due course, and in the record."""
         epoch, step, lr = self._epochs_done(), self.position.step, self.step.optimizer.param_groups[0]["lr"]
-        losses, mAP = half.means(), self.step.scores.compute()
+        losses = {name: total / half.steps for name, total in half.losses.items()}
+        mAP = self.step.scores.compute()
         report(
             f"epoch {epoch:.1f}/{self.options.epochs}, step {step}: loc {losses['loc_loss']:.4f}, "
             f"cls {losses['cls_loss']:.4f}, total {losses['loss']:.4f}, mAP {percent(mAP)}, lr {lr:g} "

@@ -70,8 +70,7 @@ def logits_at_labels(net: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | Non
 
 def initialise(net: nn.Module, config: Config, stage: str) -> None:
     """Starting weights of a training."""
-    path = config.starting_checkpoint(stage)
-    if path is not None:
+    if path := config.starting_checkpoint(stage):
         load(net, path, config, complete=False)
         return
     print(f"{stage}: starting from random weights")
