@@ -53,10 +53,9 @@ def extract(command: Command) -> None:
     with FeatureWriter(writable(config.features_dir, "--features.dir"), settings) as writer:
         rank, processes = distributed.rank(), distributed.size()
         share = videos[rank::processes]
-        checked = progress(share, len(share), "Looking for features that are there already")
         left = [
             entry
-            for entry in checked
+            for entry in progress(share, len(share), "Looking for features that are there already")
             if not writer.is_complete(entry.video.id, video_length(entry.n, stride), verify=config.features.verify)
         ]
         left = [entry for part in distributed.gather(left) for entry in part]

@@ -10,7 +10,6 @@ with warnings.catch_warnings():  # pkbar announces its use of pkg_resources at e
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     import pkbar
 
-
 SIGN_OF_LIFE_SECONDS = 30.0  # the least from one line about the progress of work to the next
 
 

@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from inspect import formatannotation
 from pathlib import Path
@@ -23,7 +22,7 @@ from jsonargparse.typing import NonNegativeInt
 
 from common.arguments import Parser, typed
 from common.errors import InputError
-from configs.files import Setting, read_yaml, to_yaml
+from configs.files import Setting, nearest, read_yaml, to_yaml
 from configs.schema import OPTIONS, SECTIONS, Config, checked
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent / "charades.yaml"
@@ -60,8 +59,8 @@ def parse(
         name = token.partition("=")[0]
         if not name.startswith("-"):
             parser.error(f"unexpected argument {token!r}: options are given by name, as --data.stride 10")
-        names = ["-gpu", *(f"--{option}" for option in (*given, *OPTIONS, "help"))]
-        parser.error(f"unknown option {name}; did you mean {get_close_matches(name, names, n=1, cutoff=0)[0]}?")
+        names = ["-gpu", *(f"--{option}" for option in (*given, *OPTIONS, "help") if option != "gpu")]
+        parser.error(f"unknown option {name}; did you mean {nearest(name, names)}?")
     options = [Setting(option, given[option], "--") for option in OPTIONS if option in given]
     try:
         config = load(*(given["config"] or [DEFAULT_CONFIG]), options=options)
@@ -129,10 +128,9 @@ def _parser(prog: str, description: str, with_eval_only: bool, flags: Mapping[st
         group = parser.add_argument_group(f"{section}: {SECTIONS[section].__doc__}")
         for name, default in defaults.items():
             option = f"{section}.{name}"
-            shown = f"{_meanings(section)[name]} (type: {formatannotation(KINDS[option])}, default: {default})"
-            group.add_argument(
-                f"--{option}", default=argparse.SUPPRESS, metavar=name.upper(), help=shown.replace("%", "%%")
-            )
+            kind, meaning = formatannotation(KINDS[option]), _meanings(section)[name].replace("%", "%%")
+            shown = f"{meaning} (type: {kind}, default: {default})"
+            group.add_argument(f"--{option}", default=argparse.SUPPRESS, metavar=name.upper(), help=shown)
     return parser
 
 

@@ -4,8 +4,8 @@ A file holds sections of options (`data: {stride: 12}`; the dotted `data.stride:
 delta. Only plain YAML is accepted: no tag can make an object. Names are checked here, values where all are merged.
 """
 
-from collections.abc import Iterator
-from difflib import get_close_matches
+from collections.abc import Iterable, Iterator
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,8 +41,7 @@ def read_yaml(path: str | Path) -> Iterator[Setting]:
             if option in SECTIONS:
                 raise InputError(f"{origin}{option} is a section: its options follow in lines of their own, indented")
             if option not in OPTIONS:
-                (nearest,) = get_close_matches(option, OPTIONS, n=1, cutoff=0)
-                raise InputError(f"{origin}unknown option {option}; did you mean {nearest}?")
+                raise InputError(f"{origin}unknown option {option}; did you mean {nearest(option, OPTIONS)}?")
             if option in written:
                 raise InputError(f"{origin}{option} is given twice in this file")
             written.add(option)
@@ -64,6 +63,16 @@ def _leaves(root: yaml.MappingNode) -> Iterator[tuple[str, int, yaml.Node]]:
                 yield f"{key.value}.{inner.value}", inner.start_mark.line + 1, value
         elif not (str(key.value) in SECTIONS and node.tag == NULL):
             yield str(key.value), key.start_mark.line + 1, node
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The name most like `name`, as a whole and in its last part, so that `--stride` finds `--data.stride`."""
+
+    def likeness(candidate: str) -> float:
+        pairs = ((name, candidate), (name.split(".")[-1].lstrip("-"), candidate.split(".")[-1].lstrip("-")))
+        return sum(SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    return max(names, key=likeness)
 
 
 def to_yaml(config: Config) -> str:

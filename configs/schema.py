@@ -22,14 +22,11 @@ KINETICS_WEIGHTS = "weights/x3d_multigrid_kinetics_fb_pretrained.pt"
 PUBLISHED = "github.com/kkahatapitiya/Coarse-Fine-Networks, models/"
 FROM_SCRATCH = "none"  # as fine.init or coarse.init: start from random weights
 
-
 Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
-Pixels = Annotated[int, Field(ge=64)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 T = TypeVar("T")
@@ -81,7 +78,7 @@ class Data(Section):
     """which of a longer video's fine features these are: its first, or those around the clip"""
     min_frames: Whole = 162
     """shorter videos (in video frames) are left out of training and of rule "released" """
-    size: Fixed[Pixels | None] = None
+    size: Fixed[Annotated[int, Field(ge=64)] | None] = None
     """side of the square network input, in pixels; null: the variant's (S 160, M 224, XL 312, tiny 64)"""
     image_backend: Literal["auto", "torchvision", "accimage", "pil"] = "auto"
     """what decodes JPEG files; auto takes torchvision"""
@@ -140,7 +137,7 @@ class Stage(Section):
     """epochs in a round; after each round comes a validation"""
     milestones: list[Count]
     """the learning rate falls after these rounds, in ascending order"""
-    lr_decay: Factor = 0.1
+    lr_decay: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.1
     """factor of the learning rate at each milestone"""
     drop_last: bool
     """leave an incomplete last batch of an epoch out"""
@@ -227,8 +224,7 @@ class Eval(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.window is not None and self.overlap is not None:
-            below = f"below eval.window ({self.window})"
-            _require(self.overlap < self.window, "eval.overlap", below, self.overlap)
+            _require(self.overlap < self.window, "eval.overlap", f"below eval.window ({self.window})", self.overlap)
 
     @property
     def common_frames(self) -> int:

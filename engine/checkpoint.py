@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGCHLD
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from common.files import written_whole
 from common.progress import say
+from common.signals import deferred
 from configs.schema import Config, Values
 from models import CheckpointError
 from models.official import read_checkpoint as read_file
@@ -70,7 +72,8 @@ def save_weights(path: Path, state: Mapping[str, Tensor], identity: Mapping[str,
 @contextmanager
 def _written(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """`written_whole`, with an error of the system where PyTorch and safetensors report a full disk otherwise."""
-    with written_whole(path, durable=durable) as temporary:
+    # A worker that dies meanwhile does not cost the file.
+    with deferred(SIGCHLD), written_whole(path, durable=durable) as temporary:
         try:
             yield temporary
         except (RuntimeError, SafetensorError) as error:

@@ -62,8 +62,7 @@ def processes_wanted(command: Command) -> int:
     """Processes to start on this machine: one for each GPU of `-gpu`, on a CPU `--run.processes`."""
     wanted, gpus = command.config.run.processes, command.gpus
     if gpus:
-        for index in gpus:
-            check_gpu(index)
+        check_gpu(max(gpus))
         if wanted not in (None, len(gpus)):
             raise InputError(f"--run.processes {wanted}: -gpu gives each process a GPU and names {len(gpus)}")
         return len(gpus)

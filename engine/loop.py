@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from signal import SIGCHLD
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.progress import progress, report, say
-from common.signals import Stopped, deferred, is_dead_worker, requested, stop_requests
+from common.signals import Stopped, is_dead_worker, requested, stop_requests
 from configs.schema import Config, changed_settings
 from datasets.batch import Batch, EpochBatches, Loader, Preparer, pad, time_lengths
 from engine import distributed
@@ -240,9 +239,8 @@ class Trainer:
         at.best = distributed.gather(at.best)[0]
 
     def _save_last(self) -> None:
-        state, on_gpu = distributed.gathered_state(self.net), torch.cuda.is_available()
-        rng = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if on_gpu else None}
-        rng_of_all = distributed.gather(rng)
+        state, cuda = distributed.gathered_state(self.net), torch.cuda.is_available()
+        rng = distributed.gather({"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if cuda else None})
         if distributed.is_main():
             self._save(
                 self.last,
@@ -250,11 +248,10 @@ class Trainer:
                 optimizer=self.step.optimizer.state_dict(),
                 scheduler=self.scheduler.state_dict(),
                 scaler=self.step.scaler.state_dict(),
-                rng=rng_of_all,
+                rng=rng,
             )
         distributed.barrier()  # none goes on, or leaves, before it is written
 
     def _save(self, path: Path, state: Mapping[str, Tensor], **more: Any) -> None:
         contents = {**self.identity, "model": state, "position": asdict(self.position), **more}
-        with deferred(SIGCHLD):  # a worker that dies meanwhile does not cost the checkpoint
-            save_checkpoint(path, contents, keep_previous=path == self.last)
+        save_checkpoint(path, contents, keep_previous=path == self.last)

@@ -191,7 +191,7 @@ def test_a_value_with_a_dash_needs_the_equals_sign(refused):
         (["--data.stri", "3"], ["--data.stri;", "--data.stride"]),
         (["--fine.milestones+", "3"], ["--fine.milestones+", "--fine.milestones?"]),
         (["-g", "0"], ["-g;", "-gpu"]),
-        (["--gpu", "0"], ["--gpu", "-gpu"]),
+        (["--gpu", "0"], ["--gpu;", "did you mean -gpu?"]),
         (["--conf", "x.yaml"], ["--conf;", "--config"]),
         (["--data", "x.yaml"], ["--data;", "--data."]),
         (["--evalonly", "true"], ["--evalonly", "--eval_only"]),
