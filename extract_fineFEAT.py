@@ -6,14 +6,13 @@ Videos that are complete in the store are skipped, so an interrupted extraction 
 """
 
 import torch
-from torch import Tensor
 
 from common.errors import InputError
 from common.files import writable
 from common.progress import progress
 from configs.cli import Command, parse
 from datasets.assembly import input_size, read_annotations, usable_videos, video_loader
-from datasets.batch import Batch, prepare
+from datasets.batch import prepare
 from datasets.clips import video_length
 from datasets.features import FeatureWriter, Settings, file_sha256
 from datasets.windows import Joins
@@ -54,10 +53,9 @@ def extract(command: Command) -> None:
     with FeatureWriter(writable(config.features_dir, "--features.dir"), settings) as writer:
         rank, processes = distributed.rank(), distributed.size()
         share = videos[rank::processes]
-        checked = progress(share, len(share), "Looking for features that are there already")
         left = [
             entry
-            for entry in checked
+            for entry in progress(share, len(share), "Looking for features that are there already")
             if not writer.is_complete(entry.video.id, video_length(entry.n, stride), verify=config.features.verify)
         ]
         left = [entry for part in distributed.gather(left) for entry in part]
@@ -65,17 +63,13 @@ def extract(command: Command) -> None:
         loader, joins = video_loader(config, left, device, rank=rank, processes=processes), Joins()
         for batch in progress(loader, len(loader), "Extracting"):
             batch = prepare(batch, device)
-            store(writer, joins, batch, net.features(batch["clip"]))
+            features = net.features(batch["clip"])  # {level: (B,C,T,7,7)}, of whole videos or of windows
+            for i, (video, part) in enumerate(zip(batch["videos"], batch["parts"], strict=True)):
+                own = {level: f[i] for level, f in features.items()}
+                if final := joins.add(video, part, own):  # of a window, what no later one changes
+                    writer.write(video, final, frames=part.windows[-1].stop)
     skipped = sum(distributed.gather(len(loader.skipped)))
     print(f"{config.features_dir}: features of {len(videos) - skipped} videos")
-
-
-def store(writer: FeatureWriter, joins: Joins, batch: Batch, features: dict[str, Tensor]) -> None:
-    """Store the features {level: (B,C,T,7,7)} of whole videos; of windows, what no later window changes."""
-    for i, (video, part) in enumerate(zip(batch["videos"], batch["parts"], strict=True)):
-        own = {level: f[i] for level, f in features.items()}
-        if final := joins.add(video, part, own):
-            writer.write(video, final, frames=part.windows[-1].stop)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,11 @@ class Parser(argparse.ArgumentParser):
         args = sys.argv[1:] if args is None else args
         return super().parse_known_args([underscored(str(token)) for token in args], namespace)
 
+    def _get_option_tuples(self, option_string: str) -> list[Any]:  # argparse's own; abbreviates -gpu even so
+        return []
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
 def underscored(token: str) -> str:

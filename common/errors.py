@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Self
 
 
@@ -28,11 +29,7 @@ class InputError(ValueError):
         return type(self)(self.what, option=option, remedy=self.remedy if option else None)
 
     def __reduce__(self) -> tuple:  # loader workers send errors to the main process
-        return _rebuild, (type(self), self.what, self.option, self.remedy)
-
-
-def _rebuild(kind: type[InputError], what: str, option: str | None, remedy: str | None) -> InputError:
-    return kind(what, option=option, remedy=remedy)
+        return partial(type(self), option=self.option, remedy=self.remedy), (self.what,)
 
 
 @contextmanager

@@ -11,11 +11,6 @@ from socket import gethostname
 from common.errors import InputError
 
 
-def temporary_path(path: Path) -> Path:
-    """Where a file is written before it gets its name; another for each process, on any machine."""
-    return path.with_name(f".{path.name}.{gethostname()}.{os.getpid()}.tmp")
-
-
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Adds the file to errors of the system: a full disk does not name it, others name the temporary one."""
@@ -33,7 +28,7 @@ def written_whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
         durable: The file survives a power cut: its data is on disk before it gets its name, and the name after.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path)
+    temporary = path.with_name(f".{path.name}.{gethostname()}.{os.getpid()}.tmp")  # of this process, on any machine
     with naming(path):
         try:
             yield temporary

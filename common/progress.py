@@ -4,12 +4,11 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 with warnings.catch_warnings():  # pkbar announces its use of pkg_resources at every start
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     import pkbar
-
 
 SIGN_OF_LIFE_SECONDS = 30.0  # the least from one line about the progress of work to the next
 
@@ -40,25 +39,16 @@ def progress(items: Iterable, total: int, title: str) -> Iterator:
     if total == 0:
         yield from items
         return
-    update = (_bar if sys.stdout.isatty() else _lines)(total, title)
+    on_terminal, begun = sys.stdout.isatty(), time.monotonic()
+    if on_terminal:
+        print(title)
+        bar = pkbar.Kbar(target=total)
     for done, item in enumerate(items, 1):
         yield item
-        update(done)
-
-
-def _bar(total: int, title: str) -> Callable[[int], None]:
-    print(title)
-    return pkbar.Kbar(target=total).update
-
-
-def _lines(total: int, title: str) -> Callable[[int], None]:
-    begun = time.monotonic()
-
-    def update(done: int) -> None:
-        if time.monotonic() - begun >= SIGN_OF_LIFE_SECONDS:
+        if on_terminal:
+            bar.update(done)
+        elif time.monotonic() - begun >= SIGN_OF_LIFE_SECONDS:
             _pace.say(f"{title}: {done} of {total}")
-
-    return update
 
 
 def report(line: str) -> None:

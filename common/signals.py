@@ -2,10 +2,11 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+Handler = Callable[[int, FrameType | None], None]
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_REQUEST_SECONDS = 1.0  # Ctrl-C reaches a launcher and its processes, which then hear of it twice
 
@@ -18,41 +19,34 @@ class Stopped(Exception):  # noqa: N818 - not an error
         self.status = 128 + number
 
 
-class StopRequest:
-    """Whether a signal has come, and which (0: none)."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        self.heard = 0.0
-
-    def handle(self, number: int, frame: FrameType | None) -> None:
-        """Remember the first signal; for a second one do what the signal does by default."""
-        now = time.monotonic()
-        if self.number and now - self.heard > SAME_REQUEST_SECONDS:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        if not self.number:
-            self.number, self.heard = number, now
-
-
-_request = StopRequest()
+_number, _heard = 0, 0.0  # the signal that has asked this process to stop, 0 for none, and when
 
 
 def requested() -> int:
     """The signal that has asked this process to stop, 0 for none."""
-    return _request.number
+    return _number
+
+
+def _remember(number: int, frame: FrameType | None) -> None:
+    """The first signal; a second one does what it does by default."""
+    global _number, _heard
+    now = time.monotonic()
+    if _number and now - _heard > SAME_REQUEST_SECONDS:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+    if not _number:
+        _number, _heard = number, now
 
 
 @contextmanager
 def stop_requests() -> Iterator[None]:
     """Listen for signals within the context; outside it they do what they did before."""
-    global _request
-    _request = StopRequest()
+    global _number
     try:
-        with _handled_by(_request.handle):
+        with _handled_by(_remember):
             yield
     finally:
-        _request = StopRequest()
+        _number = 0
 
 
 @contextmanager
@@ -67,8 +61,8 @@ def stop_at_once() -> Iterator[None]:
 
 
 @contextmanager
-def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
+def _handled_by(handler: Handler, numbers: Iterable[int] = SIGNALS) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
@@ -93,10 +87,7 @@ def deferred(number: int) -> Iterator[None]:
         yield
         return
     came: list[tuple[int, FrameType | None]] = []
-    signal.signal(number, lambda *call: came.append(call))
-    try:
+    with _handled_by(lambda *call: came.append(call), (number,)):
         yield
-    finally:
-        signal.signal(number, handler)
     if came:
         handler(*came[-1])

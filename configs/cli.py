@@ -1,23 +1,32 @@
 """The command line of the scripts: `-gpu`, `--config FILE` (repeatable) and every option of the schema by dotted name.
 
 Values are taken from the schema's defaults, then from the files in the order given, then from the command line, so that
-an option typed there wins wherever it stands. jsonargparse turns text into typed values and prints the help. The
-command line is split here and not by argparse, which would take `-g` for `-gpu`, refuse `-1e-3` as a value, and
-answer a mistake with its whole usage text: here each mistake costs one line and exit status 2.
+an option typed there wins wherever it stands. A value on the command line is written as in a YAML file; text needs no
+quotes. Each mistake costs one line and exit status 2.
 """
 
-import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from inspect import formatannotation
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NoReturn
+from types import MappingProxyType, NoneType
+from typing import Any, get_args, get_type_hints
 
-from common.arguments import underscored
-from configs.files import ConfigError, Setting, read_yaml, to_yaml
-from configs.options import DEFAULT_CONFIG, OPTIONS, build_parser, nearest, typed_value
-from configs.schema import Config
+import docstring_parser
+import yaml
+from jsonargparse.typing import NonNegativeInt
+
+from common.arguments import Parser, typed
+from common.errors import InputError
+from configs.files import Setting, nearest, read_yaml, to_yaml
+from configs.schema import OPTIONS, SECTIONS, Config, checked
+
+DEFAULT_CONFIG = Path(__file__).resolve().parent / "charades.yaml"
+KINDS = {f"{name}.{option}": kind for name in SECTIONS for option, kind in get_type_hints(SECTIONS[name]).items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,92 +52,98 @@ def parse(
 
     `flags`: those without a value that the script has besides, {name: help}.
     """
-    argv = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(argv):
-        build_parser(prog=prog, description=description, with_eval_only=with_eval_only, flags=flags).print_help()
-        raise SystemExit(0)
+    parser = _parser(prog, description, with_eval_only, flags)
+    arguments, unknown = parser.parse_known_args(argv)
+    given = vars(arguments)
+    for token in unknown:
+        name = token.partition("=")[0]
+        if not name.startswith("-"):
+            parser.error(f"unexpected argument {token!r}: options are given by name, as --data.stride 10")
+        names = ["-gpu", *(f"--{option}" for option in (*given, *OPTIONS, "help") if option != "gpu")]
+        parser.error(f"unknown option {name}; did you mean {nearest(name, names)}?")
+    options = [Setting(option, given[option], "--") for option in OPTIONS if option in given]
     try:
-        typed = list(_split(argv, with_eval_only, flags))
-        others = dict(typed)
-        files: list[str | Path] = [text for name, text in typed if name == "config"]
-        options = [Setting(option=name, value=text, origin="--") for name, text in typed if name in OPTIONS]
-        command = Command(
-            config=_resolve(files or [DEFAULT_CONFIG], options),
-            gpus=_gpus(others.get("gpu")),
-            eval_only=_eval_only(others.get("eval_only", "false")),
-            given=frozenset(s.option for s in options),
-            flags=frozenset(flags) & frozenset(others),
-        )
-    except ConfigError as error:
-        _fail(prog, error)
-    if "print_config" in others:
-        print(to_yaml(command.config), end="")
+        config = load(*(given["config"] or [DEFAULT_CONFIG]), options=options)
+    except InputError as error:
+        parser.error(str(error))
+    if given["print_config"]:
+        print(to_yaml(config), end="")
         raise SystemExit(0)
-    return command
+    return Command(
+        config=config,
+        gpus=given["gpu"],
+        eval_only=given.get("eval_only") == "true",
+        given=frozenset(setting.option for setting in options),
+        flags=frozenset(flag for flag in flags if given[flag]),
+    )
 
 
-def load(*files: str | Path) -> Config:
-    """The configuration of files, later ones overriding; raises ConfigError where a script would end."""
-    return _resolve(files, [])
-
-
-def _fail(prog: str, error: ConfigError) -> NoReturn:
-    print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def _resolve(files: Sequence[str | Path], options: Sequence[Setting]) -> Config:
-    """Merges files and then options, each value checked at its origin."""
-    parser = build_parser()
+def load(*files: str | Path, options: Sequence[Setting] = ()) -> Config:
+    """The configuration of files, later ones overriding, and then of options; raises InputError naming the origin."""
     values: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
-    for setting in [*(s for file in files for s in read_yaml(file)), *options]:
-        value = typed_value(parser, setting)
-        section, name = setting.option.split(".")
-        values.setdefault(section, {})[name] = value
-        origins[setting.option] = setting.origin
+    settings = [*(setting for file in files for setting in read_yaml(file)), *options]
     try:
+        for option, value, origin in settings:
+            origins[option] = origin
+            section, name = option.split(".")
+            values.setdefault(section, {})[name] = checked(option, _meant(option, value, origin))
         return Config.from_dict(values)
     except ValueError as error:  # the schema's message opens with the option
-        raise ConfigError(f"{origins.get(str(error).split()[0], '')}{error}") from error
+        raise InputError(f"{origins.get(str(error).split()[0], '')}{error}") from error
 
 
-def _split(argv: Sequence[str], with_eval_only: bool, flags: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yields (name, text) of each option of a command line, `--option value` and `--option=value` alike."""
-    known = ["-gpu", "--config", *(["--eval_only"] if with_eval_only else []), *(f"--{option}" for option in OPTIONS)]
-    alone = [f"--{flag}" for flag in ("print_config", *flags)]
-    rest = iter(argv)
-    for token in map(underscored, rest):
-        name, equals, value = token.partition("=")
-        if token in alone:
-            yield token.removeprefix("--"), ""
-            continue
-        if not name.startswith("-"):
-            raise ConfigError(f"unexpected argument {token!r}: options are given by name, as --data.stride 10")
-        if name not in known:
-            closest = nearest(name, [*known, *alone, "--help"])
-            raise ConfigError(f"unknown option {name}; did you mean {closest}?")
-        if not equals:
-            value = next(rest, "--")
-            if name == "--eval_only" and value.startswith("-"):
-                raise ConfigError("--eval_only needs true or false after it: --eval_only true")
-            if re.match(r"--|-[A-Za-z]", value):
-                raise ConfigError(f"{name} needs a value after it (one that begins with a dash: {name}=VALUE)")
-        yield name.lstrip("-"), value
+def _meant(option: str, value: object, origin: str) -> object:
+    """A value that YAML takes for text, or that is typed, as the option's type means it."""
+    kinds = {KINDS[option], *get_args(KINDS[option])}
+    if origin == "--" and kinds & {int, float, bool}:
+        with suppress(yaml.YAMLError, RecursionError, ValueError):  # text, then, which the type refuses
+            value = yaml.safe_load(str(value))
+    if not isinstance(value, str):
+        return value
+    if NoneType in kinds and value in ("None", "null"):  # as Python prints it
+        return None
+    if float in kinds:
+        with suppress(ValueError):
+            return float(value)  # 1e-3, in which YAML 1.1 misses a dot
+    # No shell has seen what stands in a YAML file, or after an equals sign.
+    return os.path.expanduser(value) if value.startswith("~/") else value
 
 
-def _gpus(text: str | None) -> tuple[int, ...] | None:
-    if text is None or text == "cpu":
-        return () if text else None
-    if not re.fullmatch(r"\d+(,\d+)*", text, re.ASCII):
-        raise ConfigError(f"-gpu must be cpu, a number as 0, or several as 0,1, not {text!r}")
-    gpus = tuple(int(number) for number in text.split(","))
+def _parser(prog: str, description: str, with_eval_only: bool, flags: Mapping[str, str]) -> Parser:
+    """Every option with its help; what is typed of them stays text."""
+    parser = Parser(prog=prog, description=description)
+    parser.usage = f"{prog} [-gpu 0,1] [--config FILE ...] [--SECTION.OPTION VALUE ...]"
+    add = parser.add_argument
+    devices = "GPUs to use, by number, or cpu (default: the first GPU, else the CPU)"
+    add("-gpu", type=typed(_gpus, "cpu, a number as 0, or several different ones as 0,1"), metavar="0,1", help=devices)
+    read = f"experiment to read; repeatable, later ones override (default: {DEFAULT_CONFIG})"
+    add("--config", action="append", metavar="FILE", help=read)
+    for flag, meaning in {"print_config": "print the resolved configuration as YAML and stop", **flags}.items():
+        add(f"--{flag}", action="store_true", help=f"{meaning} (default: false)")
+    if with_eval_only:
+        evaluate = "evaluate, without training (default: false)"
+        add("--eval_only", type=str.lower, choices=("true", "false"), metavar="true", help=evaluate)
+    for section, defaults in Config().to_dict().items():
+        group = parser.add_argument_group(f"{section}: {SECTIONS[section].__doc__}")
+        for name, default in defaults.items():
+            option = f"{section}.{name}"
+            kind, meaning = formatannotation(KINDS[option]), _meanings(section)[name].replace("%", "%%")
+            shown = f"{meaning} (type: {kind}, default: {default})"
+            group.add_argument(f"--{option}", default=argparse.SUPPRESS, metavar=name.upper(), help=shown)
+    return parser
+
+
+def _gpus(text: str) -> tuple[int, ...]:
+    """The numbers of different devices; a ValueError where the text is something else."""
+    gpus = () if text == "cpu" else tuple(NonNegativeInt(number) for number in text.split(","))
     if len(set(gpus)) < len(gpus):
-        raise ConfigError(f"-gpu names a device twice: {text}")
+        raise ValueError
     return gpus
 
 
-def _eval_only(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ConfigError(f"--eval_only must be true or false, not {text!r}")
-    return text.lower() == "true"
+@cache  # reading the sources is most of a parser's cost
+def _meanings(section: str) -> dict[str, str]:
+    """{option: the docstring below it}, those of base classes included."""
+    parsed = [docstring_parser.parse_from_object(base) for base in reversed(SECTIONS[section].__mro__[:-2])]
+    return {param.arg_name: param.description for docs in parsed for param in docs.params if param.description}

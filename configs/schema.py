@@ -10,12 +10,11 @@ these are opened.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_type_hints
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from common.errors import InputError
 
@@ -23,16 +22,15 @@ KINETICS_WEIGHTS = "weights/x3d_multigrid_kinetics_fb_pretrained.pt"
 PUBLISHED = "github.com/kkahatapitiya/Coarse-Fine-Networks, models/"
 FROM_SCRATCH = "none"  # as fine.init or coarse.init: start from random weights
 
-
 Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
-Pixels = Annotated[int, Field(ge=64)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 T = TypeVar("T")
+Values = Mapping[str, Mapping[str, Any]]  # a configuration as plain values, by section and option
 FIXED, NO_EFFECT, STAGE_3_ONLY = "fixed", "no effect", "stage 3 only"
 Fixed = Annotated[T, FIXED]  # it makes the network or what that is shown: changed, a run does not continue
 NoEffect = Annotated[T, NO_EFFECT]  # on a run that continues
@@ -50,19 +48,8 @@ class Section:
 
     def __post_init__(self) -> None:
         section = type(self).__name__.lower()
-        for name, check in _checks(section).items():
-            try:
-                check.validate_python(getattr(self, name), strict=True)
-            except ValidationError as error:
-                rule = error.errors()[0]["msg"].replace("Input should", "must")
-                raise ValueError(f"{section}.{name} {rule}, not {getattr(self, name)!r}") from None
-
-
-@cache
-def _checks(section: str) -> dict[str, TypeAdapter[Any]]:
-    """What checks each option of a section."""
-    hints = get_type_hints(SECTIONS[section], include_extras=True)
-    return {name: TypeAdapter(kind) for name, kind in hints.items()}
+        for name, value in vars(self).items():
+            setattr(self, name, checked(f"{section}.{name}", value))
 
 
 @dataclass(kw_only=True)
@@ -91,7 +78,7 @@ class Data(Section):
     """fine features used if the video has more: the first ones, or those centred on the clip"""
     min_frames: Whole = 162
     """minimum length in video frames; shorter videos are excluded from training and from rule "released" """
-    size: Fixed[Pixels | None] = None
+    size: Fixed[Annotated[int, Field(ge=64)] | None] = None
     """side of the square network input, in pixels; null: that of the variant (S 160, M 224, XL 312, tiny 64)"""
     image_backend: Literal["auto", "torchvision", "accimage", "pil"] = "auto"
     """JPEG decoder; auto: torchvision"""
@@ -134,7 +121,7 @@ class Model(Section):
 class Stage(Section):
     """Training by SGD, common to stages 1 and 3 (see `Fine` and `Coarse` for the published values)."""
 
-    init: NoEffect[str] = KINETICS_WEIGHTS
+    init: NoEffect[Name] = KINETICS_WEIGHTS
     """checkpoint to start from or to evaluate, ours or published; none: random weights"""
     batch_size: Count
     """training batch size in videos, over all GPUs"""
@@ -150,7 +137,7 @@ class Stage(Section):
     """epochs per round; each round ends with a validation"""
     milestones: list[Count]
     """rounds after which the learning rate is multiplied by lr_decay, in ascending order"""
-    lr_decay: Factor = 0.1
+    lr_decay: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.1
     """learning rate factor at each milestone"""
     drop_last: bool
     """drop the last incomplete batch of each epoch"""
@@ -166,7 +153,6 @@ class Stage(Section):
         section = type(self).__name__.lower()
         if self.init.lower() in ("none", "null"):
             self.init = FROM_SCRATCH
-        _require(self.init.strip() != "", f"{section}.init", "a file or none", self.init)
         ascending = all(a < b for a, b in pairwise(self.milestones))
         _require(ascending, f"{section}.milestones", "ascending", self.milestones)
 
@@ -238,8 +224,7 @@ class Eval(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.window is not None and self.overlap is not None:
-            below = f"below eval.window ({self.window})"
-            _require(self.overlap < self.window, "eval.overlap", below, self.overlap)
+            _require(self.overlap < self.window, "eval.overlap", f"below eval.window ({self.window})", self.overlap)
 
     @property
     def common_frames(self) -> int:
@@ -253,7 +238,7 @@ class Eval(Section):
 class Run(Section):
     """output, reproducibility and devices"""
 
-    name: NoEffect[str] = "charades"
+    name: NoEffect[Name] = "charades"
     """name of the experiment, shared by all three stages"""
     dir: NoEffect[str | None] = None
     """output folder; null: runs/NAME"""
@@ -269,10 +254,6 @@ class Run(Section):
     """training precision: full or autocast; losses, sampling locations and Gaussian weights stay in float32"""
     compile: bool = False
     """train with torch.compile"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(self.name.strip() != "", "run.name", "a name", self.name)
 
 
 @dataclass(kw_only=True)
@@ -330,21 +311,65 @@ class Config:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Mapping[str, Any]]) -> Self:
+    def from_dict(cls, values: Values) -> Self:
         """The reverse of `to_dict`; options that are left out take their defaults."""
         return cls(**{name: section(**values.get(name, {})) for name, section in SECTIONS.items()})
 
 
 SECTIONS: dict[str, type[Any]] = get_type_hints(Config)
+OPTIONS: dict[str, Any] = {  # {dotted name: type, with bounds and marks}
+    f"{section}.{name}": kind
+    for section, options in SECTIONS.items()
+    for name, kind in get_type_hints(options, include_extras=True).items()
+}
+CHECKS: dict[str, TypeAdapter[Any]] = {option: TypeAdapter(kind) for option, kind in OPTIONS.items()}
 
 
-def diff(old: Config | Mapping[str, Any], new: Config | Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def checked(option: str, value: object) -> Any:
+    """The value in its option's type; raises a one-line ValueError, which opens with the option, where it has another.
+
+    What it returns is `Any` because an option is known by name alone.
+    """
+    try:
+        return CHECKS[option].validate_python(value, strict=True)
+    except ValidationError as error:
+        _, _, rule = error.errors()[0]["msg"].partition("should ")
+        raise ValueError(f"{option} must {rule}, not {value!r}") from None
+
+
+def diff(old: Values, new: Values) -> dict[str, tuple[Any, Any]]:
     """Returns {dotted option: (old value, new value)} of all that differ; None stands for an option that is absent."""
-    before, after = _flat(old), _flat(new)
+    before, after = (
+        {f"{section}.{name}": value for section, options in values.items() for name, value in options.items()}
+        for values in (old, new)
+    )
     pairs = {option: (before.get(option), after.get(option)) for option in before | after}
     return {option: pair for option, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _flat(config: Config | Mapping[str, Any]) -> dict[str, Any]:
-    values = config.to_dict() if isinstance(config, Config) else config
-    return {f"{section}.{name}": value for section, options in values.items() for name, value in options.items()}
+def changed_settings(path: Path, saved: Values, present: Values, stage: str) -> list[str]:
+    """One line for each option in which the training that `path` holds differs from the one that continues it.
+
+    Args:
+        saved, present: {section: {option: value}}; an option that is new since then is not compared.
+        stage: "fine" or "coarse": the other one's section does not count, nor where results and features are.
+
+    Raises:
+        InputError: where what has changed is the network or its task.
+    """
+    lines = []
+    for option, (before, now) in diff(saved, present).items():
+        section, name = option.split(".")
+        known = name in saved.get(section, {}) and name in present.get(section, {})
+        if not known or section not in ("data", "model", "run", stage):
+            continue
+        marks = getattr(OPTIONS[option], "__metadata__", ())
+        if NO_EFFECT in marks or (stage == "fine" and STAGE_3_ONLY in marks):
+            continue
+        if FIXED in marks:
+            raise InputError(
+                f"{path}: this run began with {option} {before}, now it is {now}; continue with --{option} {before}, "
+                "or start again with another --run.dir or --run.resume never"
+            )
+        lines.append(f"{option} was {before}, from here on it is {now}")
+    return lines

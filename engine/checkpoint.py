@@ -8,19 +8,23 @@ all that continuing needs (optimizer, scheduler, position, random states), and t
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGCHLD
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from common.files import written_whole
 from common.progress import say
-from configs.schema import Config
+from common.signals import deferred
+from configs.schema import Config, Values
 from models import CheckpointError
 from models.official import read_checkpoint as read_file
 from models.official import tensors_of
@@ -47,37 +51,33 @@ def previous(path: Path) -> Path:
 def save_checkpoint(path: Path, contents: Mapping[str, Any], *, keep_previous: bool = False) -> None:
     """Write a checkpoint that survives a power cut; the one before it is kept where asked for."""
     contents = {"format": FORMAT, **contents, "checksum": checksum(contents)}
-    with written_whole(path, durable=True) as temporary:
-        try:
-            with temporary.open("wb") as file:
-                torch.save(contents, file)
-        except RuntimeError as error:  # how PyTorch may report a full disk
-            raise _full_disk(str(error).splitlines()[0]) from error
+    with _written(path, durable=True) as temporary:
+        with temporary.open("wb") as file:
+            torch.save(contents, file)
         if keep_previous and path.is_file():
-            _keep(path, previous(path))
+            previous(path).unlink(missing_ok=True)
+            try:
+                previous(path).hardlink_to(path)
+            except OSError:  # a file system without links
+                shutil.copyfile(path, previous(path))
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], identity: Mapping[str, Any]) -> None:
     """The weights alone as safetensors, with stage and configuration as JSON in the metadata."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    with written_whole(path) as temporary:
+    with _written(path) as temporary:
+        save_file(tensors, temporary, {"stage": identity["stage"], "config": json.dumps(identity["config"])})
+
+
+@contextmanager
+def _written(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """`written_whole`, with an error of the system where PyTorch and safetensors report a full disk otherwise."""
+    # A worker that dies meanwhile does not cost the file.
+    with deferred(SIGCHLD), written_whole(path, durable=durable) as temporary:
         try:
-            save_file(tensors, temporary, {"stage": identity["stage"], "config": json.dumps(identity["config"])})
-        except SafetensorError as error:
-            raise _full_disk(str(error)) from error
-
-
-def _full_disk(said: str) -> OSError:
-    return OSError(f"could not be written ({said}); is the disk full?")
-
-
-def _keep(path: Path, name: Path) -> None:
-    """Give a file a second name, which it keeps when the first is taken over."""
-    name.unlink(missing_ok=True)
-    try:
-        name.hardlink_to(path)
-    except OSError:  # a file system without links
-        shutil.copyfile(path, name)
+            yield temporary
+        except (RuntimeError, SafetensorError) as error:
+            raise OSError(f"could not be written ({str(error).splitlines()[0]}); is the disk full?") from error
 
 
 def checksum(contents: object) -> str:
@@ -147,7 +147,7 @@ class Weights:
     path: Path
     tensors: Mapping[str, Tensor]  # by the file's names
     stage: str | None = None  # "fine" or "coarse"; None of a published file, as `config`
-    config: Mapping[str, Mapping[str, Any]] | None = None  # of the run that trained them
+    config: Values | None = None  # of the run that trained them
 
     def of_stream(self, stage: str) -> dict[str, Tensor]:
         """One stream's weights by its own names, where the file is of a network of both; else none."""
@@ -157,41 +157,19 @@ class Weights:
 
 def read_weights(path: Path) -> Weights:
     """The weights of a checkpoint or safetensors file of ours, verified, or of a published file."""
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    contents = read_file(path)
-    if contents.get("format") != FORMAT:
-        return Weights(path=path, tensors=tensors_of(contents, path))
-    contents = _verified(path, contents)
-    return Weights(path=path, tensors=contents["model"], stage=contents["stage"], config=contents["config"])
-
-
-def _read_safetensors(path: Path) -> Weights:
-    """What `save_weights` wrote."""
+    if path.suffix != ".safetensors":
+        contents = read_file(path)
+        if contents.get("format") != FORMAT:
+            return Weights(path=path, tensors=tensors_of(contents, path))
+        contents = _verified(path, contents)
+        return Weights(path=path, tensors=contents["model"], stage=contents["stage"], config=contents["config"])
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        stage, config = metadata["stage"], json.loads(metadata["config"])
-        if not (isinstance(config, dict) and all(isinstance(options, dict) for options in config.values())):
-            raise ValueError("config")
+        stage, config = metadata["stage"], TypeAdapter(Values).validate_json(metadata["config"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged, or not weights of these scripts") from error
     return Weights(path=path, tensors=tensors, stage=stage, config=config)
-
-
-# --- continuing -------------------------------------------------------------------------------------------------------
-
-
-def random_state() -> dict[str, Any]:
-    """The states of PyTorch's generators in this process; of several GPUs, the present one's."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None}
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """The reverse of `random_state`."""
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

@@ -18,7 +18,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
-STATISTICS = ("running_mean", "running_var")
+from models.official import STATISTICS
+
 STOP_SECONDS = 120  # that processes have, once asked, to finish a step and save, before they are killed
 
 _store: dist.Store | None = None  # what all processes can read and write, also when one has failed
@@ -131,11 +132,12 @@ def barrier() -> None:
         dist.barrier()
 
 
-def own_statistics(model: nn.Module) -> list[str]:
-    """Names of the running statistics that each process keeps of its own share of the batches."""
+def own_statistics(model: nn.Module) -> dict[str, int]:
+    """{name: channels} of the running statistics that each process keeps of its own share of the batches."""
+    state = model.state_dict()
     norms = [name for name, module in model.named_modules() if not getattr(module, "synchronised", False)]
-    names = {f"{norm}.{statistic}" for norm in norms for statistic in STATISTICS}
-    return [name for name in model.state_dict() if name in names]
+    names = [(norm, f"{norm}.{statistic}") for norm in norms for statistic in STATISTICS]
+    return {name: len(state[f"{norm}.weight"]) for norm, name in names if name in state}
 
 
 def gathered_state(model: nn.Module) -> dict[str, Tensor]:
@@ -144,17 +146,10 @@ def gathered_state(model: nn.Module) -> dict[str, Tensor]:
     A norm of G groups and C channels has G size() groups in it, group g of process r at r + size() g: the group of
     sample i of the global batch is i modulo their number, as in one process.
     """
-    state = dict(model.state_dict())
-    if size() == 1:
-        return state
-    names = own_statistics(model)
-    mine = torch.cat([state[name].flatten() for name in names])
-    everyones = [torch.empty_like(mine) for _ in range(size())]
-    dist.all_gather(everyones, mine)
-    parts = [dict(zip(names, vector.split([state[n].numel() for n in names]), strict=True)) for vector in everyones]
-    for name in names:
-        channels = len(state[name.rpartition(".")[0] + ".weight"])
-        groups = torch.stack([part[name].view(-1, channels) for part in parts], 1)  # (G,size,C)
+    state, own = dict(model.state_dict()), own_statistics(model)
+    shares = gather({name: state[name].cpu() for name in own})
+    for name, channels in own.items():
+        groups = torch.stack([share[name].view(-1, channels) for share in shares], 1)  # (G,size,C)
         state[name] = groups.flatten()
     return state
 
@@ -165,9 +160,8 @@ def own_share(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor
     Other numbers are left as they are, for the norms to aggregate as they load.
     """
     share, target = dict(state), model.state_dict()
-    for name in own_statistics(model):
+    for name, channels in own_statistics(model).items():
         if name in state and state[name].numel() == size() * target[name].numel():
-            channels = len(target[name.rpartition(".")[0] + ".weight"])
             share[name] = state[name].view(-1, size(), channels)[:, rank()].flatten()
     return share
 

@@ -23,6 +23,7 @@ from datasets.annotations import Annotations
 from datasets.batch import Batch, Loader, prepare
 from datasets.windows import Joins, Part, borders
 from engine import distributed
+from engine.log import percent
 from engine.networks import logits_at_labels
 from eval.charades_localize import read_ground_truth
 from eval.detection import DetectionEvaluator
@@ -141,11 +142,6 @@ class Evaluation:
         self.drop()
         write_json(self.folder / "metrics.json", metrics)
 
-    def forget(self) -> None:
-        """Remove an earlier run's results: until the first validation this one has none."""
-        shutil.rmtree(self.folder / "predictions", ignore_errors=True)
-        (self.folder / "metrics.json").unlink(missing_ok=True)
-
     def drop(self) -> None:
         """Remove the files of the latest pass."""
         shutil.rmtree(self.latest, ignore_errors=True)
@@ -220,17 +216,13 @@ def selected_score(metrics: Mapping[str, Any], kind: str) -> float:
 
 def print_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
     """Both rules by name, and what they were computed on."""
-
-    def percent(key: str) -> str:
-        return "undefined" if metrics.get(key) is None else f"{100 * metrics[key]:.2f}"
-
     print(f"{folder / 'metrics.json'}:")
-    print(f"  mAP, rule official  {percent('mAP_official')}   (wAP {percent('wAP_official')})")
+    print(f"  mAP, rule official  {percent(metrics['mAP_official'])}   (wAP {percent(metrics['wAP_official'])})")
     if metrics["classes_without_positives"]:
         print(
             f"    {len(metrics['classes_without_positives'])} classes have no positives; "
-            f"mean over the others {percent('mAP_official_defined')}"
+            f"mean over the others {percent(metrics['mAP_official_defined'])}"
         )
-    print(f"  mAP, rule released  {percent('mAP_released')}")
+    print(f"  mAP, rule released  {percent(metrics['mAP_released'])}")
     if "mAP_frames" in metrics:
-        print(f"  mAP, rule dense     {percent('mAP_frames')}   (all frames)")
+        print(f"  mAP, rule dense     {percent(metrics['mAP_frames'])}   (all frames)")

@@ -34,8 +34,11 @@ def run_script(script: str, command: Command, argv: Sequence[str] | None, work: 
             if line:
                 print(f"{prog}: error: {line}", file=sys.stderr)
             raise SystemExit(status)
-        with stop_at_once():
-            work_in_this_process(command, work)
+        with stop_at_once(), open(os.devnull, "w") as nowhere:
+            if distributed.started_by_torchrun():
+                distributed.join(choose_device(command.gpus))
+            with redirect_stdout(sys.stdout if distributed.is_main() else nowhere):
+                work(command)
     except (InputError, OSError) as error:
         exit_with(f"{prog}: error: {one_line(error)}", 1)
     except Stopped as stopped:
@@ -59,20 +62,11 @@ def processes_wanted(command: Command) -> int:
     """Processes to start on this machine: one for each GPU of `-gpu`, on a CPU `--run.processes`."""
     wanted, gpus = command.config.run.processes, command.gpus
     if gpus:
-        for index in gpus:
-            check_gpu(index)
+        check_gpu(max(gpus))
         if wanted not in (None, len(gpus)):
             raise InputError(f"--run.processes {wanted}: -gpu gives each process a GPU and names {len(gpus)}")
         return len(gpus)
     return wanted or 1
-
-
-def work_in_this_process(command: Command, work: Callable[[Command], None]) -> None:
-    """The work, alone or as one of several processes, of which the main one speaks."""
-    if distributed.started_by_torchrun():
-        distributed.join(choose_device(command.gpus))
-    with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if distributed.is_main() else nowhere):
-        work(command)
 
 
 def exit_with(line: str, status: int) -> NoReturn:

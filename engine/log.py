@@ -1,16 +1,19 @@
-"""What a run says and records: means over its latest steps, one JSON line an event, TensorBoard."""
+"""What a run says and records: sums over its latest steps, one JSON line an event, TensorBoard."""
 
 import json
-import threading
+import time
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from common.files import naming, write_text
 from datasets.batch import Batch
@@ -22,62 +25,46 @@ class RunLog:
     """The record of one stage: `metrics.jsonl` and `tensorboard/` in its folder.
 
     Every line has "epoch" (number of epochs done, fractional within one), "step" and "event"; reports read only this.
-    A context manager. It continues a record after `step`, 0 for a new one: what an earlier run wrote beyond is dropped.
-    Of several processes the main one keeps it, the others' do nothing.
+    It continues a record after `step`, 0 for a new one: what an earlier run wrote beyond is dropped. Of several
+    processes the main one keeps it, the others' do nothing.
     """
 
     def __init__(self, folder: Path, *, step: int = 0) -> None:
-        self.path, self.events = folder / "metrics.jsonl", folder / "tensorboard"
-        self.tensorboard = None
+        self.path = folder / "metrics.jsonl"
+        self.events = folder / "tensorboard" / f"events.out.tfevents.{time.time():.6f}"
         if distributed.is_main():
-            folder.mkdir(parents=True, exist_ok=True)
-            self._rewind(step)
-            self.tensorboard = SummaryWriter(str(self.events), purge_step=step + 1)
-
-    def __enter__(self) -> Self:
-        self._excepthook = threading.excepthook
-        threading.excepthook = self._show_unless_raised_again
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            if self.tensorboard is not None:
-                with naming(self.events):
-                    self.tensorboard.close()
-        finally:
-            threading.excepthook = self._excepthook
-
-    def _show_unless_raised_again(self, failure: threading.ExceptHookArgs) -> None:
-        """What TensorBoard's thread cannot write, the main thread hears of when it writes next."""
-        if not issubclass(failure.exc_type, OSError):
-            self._excepthook(failure)
+            self.events.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.is_file():
+                lines = self.path.read_text().splitlines(keepends=True)
+                kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+                write_text(self.path, "".join(kept))
+            begin = SessionLog(status=SessionLog.START)  # from here on, it replaces what is there
+            self._record(Event(file_version="brain.Event:2"), Event(step=step + 1, session_log=begin))
 
     def write(self, event: str, *, epoch: float, step: int, values: Mapping[str, Any]) -> None:
         """Append one line, and its numbers to TensorBoard as `event/name`."""
-        if self.tensorboard is None:
+        if not distributed.is_main():
             return
         line = {"event": event, "epoch": epoch, "step": step, **values}
         with naming(self.path), self.path.open("a") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
-        with naming(self.events):
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self.tensorboard.add_scalar(f"{event}/{name}", value, step)
-            self.tensorboard.flush()
+        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        points = [Summary.Value(tag=f"{event}/{name}", simple_value=value) for name, value in numbers.items()]
+        self._record(Event(wall_time=time.time(), step=step, summary=Summary(value=points)))
 
-    def _rewind(self, step: int) -> None:
-        if self.path.is_file():
-            lines = self.path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            write_text(self.path, "".join(kept))
+    def _record(self, *events: Event) -> None:
+        """By no SummaryWriter, whose thread keeps its errors to itself."""
+        with naming(self.events), self.events.open("ab") as file:
+            for event in events:
+                RecordWriter(file).write(event.SerializeToString())
 
 
+@dataclass
 class ClipScores:
     """mAP of the training clips since it was last asked, at the frames of rule "released" within each clip."""
 
-    def __init__(self) -> None:
-        self.scores: list[np.ndarray] = []
-        self.labels: list[np.ndarray] = []
+    scores: list[np.ndarray] = field(default_factory=list)
+    labels: list[np.ndarray] = field(default_factory=list)
 
     def add(self, batch: Batch, probabilities: Tensor) -> None:
         """The clips of a batch, probabilities (B,C,L)."""
@@ -95,13 +82,14 @@ class ClipScores:
         return frame_ap(scores, labels)[1] if scores else None
 
 
+@dataclass
 class Meter:
-    """Means over the steps since it was made: losses, and where the time went."""
+    """Sums over the steps since it was made: losses, and where the time went."""
 
-    def __init__(self) -> None:
-        self.steps = 0
-        self.losses: dict[str, float] = defaultdict(float)
-        self.data_seconds = self.compute_seconds = 0.0
+    steps: int = 0
+    losses: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    data_seconds: float = 0.0
+    compute_seconds: float = 0.0
 
     def add(self, losses: Mapping[str, float], *, data: float, compute: float) -> None:
         self.steps += 1
@@ -109,18 +97,6 @@ class Meter:
             self.losses[name] += value
         self.data_seconds += data
         self.compute_seconds += compute
-
-    def means(self) -> dict[str, float]:
-        """Of the losses."""
-        return {name: total / self.steps for name, total in self.losses.items()}
-
-    def work(self) -> dict[str, float]:
-        """How many steps, and their seconds."""
-        return {
-            "steps": self.steps,
-            "data_seconds": round(self.data_seconds, 3),
-            "compute_seconds": round(self.compute_seconds, 3),
-        }
 
 
 def percent(value: float | None) -> str:

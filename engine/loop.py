@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from signal import SIGCHLD
 from typing import Any
 
 import torch
@@ -20,19 +19,15 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.progress import progress, report, say
-from common.signals import Stopped, deferred, is_dead_worker, requested, stop_requests
-from configs.changes import changed_settings
-from configs.schema import Config
+from common.signals import Stopped, is_dead_worker, requested, stop_requests
+from configs.schema import Config, changed_settings
 from datasets.batch import Batch, EpochBatches, Loader, Preparer, pad, time_lengths
 from engine import distributed
 from engine.checkpoint import (
     identity,
-    previous,
-    random_state,
     read_newest,
     save_checkpoint,
     save_weights,
-    set_random_state,
 )
 from engine.evaluation import Evaluation, selected_score
 from engine.log import Meter, RunLog, percent
@@ -78,30 +73,13 @@ class Trainer:
         self.step = Step(net, config, stage, device)
         self.scheduler = make_scheduler(self.step.optimizer, self.options)
         self.folder, self.identity = config.run_dir / stage, identity(stage, config)
+        self.last, self.best = self.folder / "checkpoints" / "last.pt", self.folder / "checkpoints" / "best.pt"
         self.position = Position()
-
-    @property
-    def last(self) -> Path:
-        return self.folder / "checkpoints" / "last.pt"
-
-    @property
-    def best(self) -> Path:
-        return self.folder / "checkpoints" / "best.pt"
-
-    @property
-    def can_resume(self) -> bool:
-        return self.last.is_file() or previous(self.last).is_file()
 
     @property
     def finished(self) -> bool:
         at, limit = self.position, self.options.max_steps
         return at.epoch >= self.options.epochs or (limit is not None and at.step >= limit)
-
-    def forget_earlier_run(self) -> None:
-        """Remove what is of another run in this folder; `run` replaces its `last.pt`."""
-        for path in (self.best, self.best.with_suffix(".safetensors"), previous(self.last)):
-            path.unlink(missing_ok=True)
-        self.evaluation.forget()
 
     def resume(self) -> None:
         """Continue where `last.pt` was written or, where that is damaged, the checkpoint before it.
@@ -126,7 +104,10 @@ class Trainer:
             self.step.scaler.load_state_dict(state["scaler"])
         self.position = Position(**state["position"])
         if len(state["rng"]) == distributed.size():
-            set_random_state(state["rng"][distributed.rank()])
+            rng = state["rng"][distributed.rank()]
+            torch.set_rng_state(rng["cpu"])
+            if rng["cuda"] is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state(rng["cuda"])
 
     def run(self) -> None:
         """Train until the configured end.
@@ -138,7 +119,8 @@ class Trainer:
         """
         at = self.position
         self.last.parent.mkdir(parents=True, exist_ok=True)
-        with stop_requests(), RunLog(self.folder, step=at.step) as log:
+        with stop_requests():
+            log = RunLog(self.folder, step=at.step)
             if at.step == 0:  # from here on, `last.pt` is of this run and not of an earlier one in the same folder
                 self._save_last()
             try:
@@ -183,7 +165,9 @@ class Trainer:
         half, waiting = Meter(), time.perf_counter()
         title = f"Epoch {at.epoch + 1}/{self.options.epochs}"
         for batch in progress(self.loader, total - at.batch, title):
-            batch = self._prepared(batch)
+            if distributed.size() > 1:  # their shares are padded to one length, as they would be in one process
+                batch = pad(batch, *distributed.highest(*time_lengths(batch)))
+            batch = self.prepare(batch, self.device)
             begun = time.perf_counter()
             losses, signal = self._take_step(batch)
             at.batch, at.step = at.batch + 1, at.step + 1
@@ -203,12 +187,6 @@ class Trainer:
         if at.batch >= total:  # above, where the run continues with larger batches
             at.epoch, at.batch = at.epoch + 1, 0
 
-    def _prepared(self, batch: Batch) -> Batch:
-        """The batch on the device; the processes' shares are padded to one length, as they would be in one process."""
-        if distributed.size() > 1:
-            batch = pad(batch, *distributed.highest(*time_lengths(batch)))
-        return self.prepare(batch, self.device)
-
     def _take_step(self, batch: Batch) -> tuple[dict[str, float], int]:
         """One optimizer step: the losses of the batch over all processes, and the signal to stop on (0: none)."""
         values, signal = self.step.gradients(batch)
@@ -224,13 +202,16 @@ class Trainer:
     def _report(self, log: RunLog, half: Meter) -> None:
         """A line of training on the console, in due course, and in the record."""
         epoch, step, lr = self._epochs_done(), self.position.step, self.step.optimizer.param_groups[0]["lr"]
-        losses, mAP = half.means(), self.step.scores.compute()
+        losses = {name: total / half.steps for name, total in half.losses.items()}
+        mAP = self.step.scores.compute()
         report(
             f"epoch {epoch:.1f}/{self.options.epochs}, step {step}: loc {losses['loc_loss']:.4f}, "
             f"cls {losses['cls_loss']:.4f}, total {losses['loss']:.4f}, mAP {percent(mAP)}, lr {lr:g} "
             f"({half.compute_seconds:.1f} s computing, {half.data_seconds:.1f} s waiting for data)"
         )
-        log.write("train", epoch=epoch, step=step, values={**losses, "mAP": mAP, **half.work(), "lr": lr})
+        seconds = {"data_seconds": round(half.data_seconds, 3), "compute_seconds": round(half.compute_seconds, 3)}
+        values = {**losses, "mAP": mAP, "steps": half.steps, **seconds, "lr": lr}
+        log.write("train", epoch=epoch, step=step, values=values)
 
     def _epochs_done(self) -> float:
         return round(self.position.epoch + self.position.batch / self.batches.batches_per_epoch, 4)
@@ -238,8 +219,11 @@ class Trainer:
     def _validate(self, log: RunLog) -> None:
         """Metrics of the present weights, which are kept where they are the best so far."""
         at, epoch = self.position, self._epochs_done()
-        metrics = self.evaluation(self._with_all_statistics())
-        state = distributed.gathered_state(self.net)
+        state, net = distributed.gathered_state(self.net), self.net
+        if distributed.size() > 1:  # what is evaluated has the running statistics of all
+            net = copy.deepcopy(net)
+            net.load_state_dict(state)
+        metrics = self.evaluation(net)
         if distributed.is_main():
             score = selected_score(metrics, self.config.data.kind)
             say(
@@ -254,16 +238,9 @@ class Trainer:
                 self.evaluation.keep(metrics)
         at.best = distributed.gather(at.best)[0]
 
-    def _with_all_statistics(self) -> nn.Module:
-        """The network with the running statistics of all processes, aggregated."""
-        if distributed.size() == 1:
-            return self.net
-        net = copy.deepcopy(self.net)
-        net.load_state_dict(distributed.gathered_state(self.net))
-        return net
-
     def _save_last(self) -> None:
-        state, rng = distributed.gathered_state(self.net), distributed.gather(random_state())
+        state, cuda = distributed.gathered_state(self.net), torch.cuda.is_available()
+        rng = distributed.gather({"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if cuda else None})
         if distributed.is_main():
             self._save(
                 self.last,
@@ -277,5 +254,4 @@ class Trainer:
 
     def _save(self, path: Path, state: Mapping[str, Tensor], **more: Any) -> None:
         contents = {**self.identity, "model": state, "position": asdict(self.position), **more}
-        with deferred(SIGCHLD):  # a worker that dies meanwhile does not cost the checkpoint
-            save_checkpoint(path, contents, keep_previous=path == self.last)
+        save_checkpoint(path, contents, keep_previous=path == self.last)

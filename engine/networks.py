@@ -13,7 +13,7 @@ from datasets.batch import Batch
 from engine.checkpoint import Weights, read_weights
 from models import CheckpointError, CoarseFineNet, CoarseNet, FineNet
 from models.losses import resize_logits
-from models.official import LoadReport, load_matching, load_published
+from models.official import load_matching, load_published
 
 Network = FineNet | CoarseNet | CoarseFineNet
 
@@ -70,8 +70,7 @@ def logits_at_labels(net: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | Non
 
 def initialise(net: nn.Module, config: Config, stage: str) -> None:
     """Starting weights of a training."""
-    path = config.starting_checkpoint(stage)
-    if path is not None:
+    if path := config.starting_checkpoint(stage):
         load(net, path, config, complete=False)
         return
     print(f"{stage}: starting from random weights")
@@ -124,27 +123,25 @@ def load_weights(net: nn.Module, weights: Weights, *, complete: bool) -> None:
         complete: every weight must come from the file, as for evaluation; otherwise a Fine stream or a Kinetics
             file may start a Coarse stream.
     """
-    report = _load_stream(net, weights, "fine" if isinstance(net, FineNet) else "coarse")
+    path, stage = weights.path, "fine" if isinstance(net, FineNet) else "coarse"
+    part = weights.of_stream(stage)
+    if weights.stage is None:
+        report = load_published(net, weights.tensors, path=path)
+    elif part or weights.stage == stage:
+        report = load_matching(net, part or weights.tensors, path=path)
+    elif stage == "coarse":
+        report = load_matching(net, weights.tensors, path=path, may_be_fresh=_is_new_in_coarse)
+    else:
+        raise CheckpointError(f"{path}: of stage {weights.stage}, where a checkpoint of stage {stage} is needed")
     if complete and report.fresh:
         raise CheckpointError(
-            f"{weights.path}: holds no {report.fresh[0]} and {len(report.fresh) - 1} others, so it can start a "
+            f"{path}: holds no {report.fresh[0]} and {len(report.fresh) - 1} others, so it can start a "
             "training but not be evaluated; give a checkpoint of this network"
         )
     fresh = f", {len(report.fresh)} tensors start fresh" if report.fresh else ""
     neutral = f", {len(report.neutral)} that the file does without start neutral" if report.neutral else ""
     left = f", {len(report.left)} of the file not used" if report.left else ""
-    print(f"{weights.path}: {len(report.loaded)} tensors loaded{fresh}{neutral}{left}")
-
-
-def _load_stream(net: nn.Module, weights: Weights, stage: str) -> LoadReport:
-    path, part = weights.path, weights.of_stream(stage)
-    if weights.stage is None:
-        return load_published(net, weights.tensors, path=path)
-    if part or weights.stage == stage:
-        return load_matching(net, part or weights.tensors, path=path)
-    if stage == "fine":
-        raise CheckpointError(f"{path}: of stage {weights.stage}, where a checkpoint of stage {stage} is needed")
-    return load_matching(net, weights.tensors, path=path, may_be_fresh=_is_new_in_coarse)
+    print(f"{path}: {len(report.loaded)} tensors loaded{fresh}{neutral}{left}")
 
 
 def _is_new_in_coarse(name: str) -> bool:

@@ -1,6 +1,7 @@
 """A training stage, 1 or 3, from its configuration to its results: assembled, then trained or evaluated."""
 
 import json
+import shutil
 
 import torch
 
@@ -10,6 +11,7 @@ from configs.files import save_yaml
 from configs.schema import Config
 from datasets.assembly import open_features, read_annotations, train_loader, usable_videos, video_loader
 from engine import distributed
+from engine.checkpoint import previous
 from engine.evaluation import Evaluation, print_metrics
 from engine.launch import set_up_process
 from engine.loop import Trainer
@@ -59,7 +61,7 @@ def run_stage(command: Command, stage: str) -> None:
 
 def begin(trainer: Trainer, config: Config, stage: str) -> bool:
     """Continue the run that is in the folder, or start one; False where that one is finished."""
-    if config.run.resume == "auto" and trainer.can_resume:
+    if config.run.resume == "auto" and (trainer.last.is_file() or previous(trainer.last).is_file()):
         trainer.resume()
         at = trainer.position
         if trainer.finished and not at.validation_due:
@@ -69,7 +71,10 @@ def begin(trainer: Trainer, config: Config, stage: str) -> bool:
     else:
         initialise(trainer.net, config, stage)
         if distributed.is_main():
-            trainer.forget_earlier_run()
+            results = (trainer.best, trainer.best.with_suffix(".safetensors"), trainer.folder / "metrics.json")
+            for path in (*results, previous(trainer.last)):  # of an earlier run, whose `last.pt` this one replaces
+                path.unlink(missing_ok=True)
+            shutil.rmtree(trainer.folder / "predictions", ignore_errors=True)
         if distributed.rank():  # the first process draws as a single one would, the others otherwise
             torch.manual_seed(config.run.seed + distributed.rank())
     if distributed.is_main():

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.progress import progress
-from configs.cli import load
-from configs.options import DEFAULT_CONFIG
+from configs.cli import DEFAULT_CONFIG, load
 from configs.schema import Config
 from datasets.assembly import input_size
 from datasets.batch import collate, prepare

@@ -46,7 +46,8 @@ def test_header(path):
 
 @each
 def test_a_delta_changes_the_network_and_where_results_and_features_are(path):
-    changed = {option: now for option, (_, now) in diff(load(DEFAULT_CONFIG), load(DEFAULT_CONFIG, path)).items()}
+    before, after = load(DEFAULT_CONFIG).to_dict(), load(DEFAULT_CONFIG, path).to_dict()
+    changed = {option: now for option, (_, now) in diff(before, after).items()}
     assert set(changed) == {setting.option for setting in read_yaml(path)}
     model = {option.removeprefix("model."): now for option, now in changed.items() if option.startswith("model.")}
     assert model == CHANGES[path.stem]

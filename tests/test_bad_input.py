@@ -78,7 +78,7 @@ def results(folder: Path) -> set[str]:
     [
         (("--data.frame", "x"), ["--data.frame", "did you mean --data.frames?"]),
         (("--stride", "12"), ["--stride", "did you mean --data.stride?"]),
-        (("--data.stride", "ten"), ["--data.stride", "whole number", "'ten'"]),
+        (("--data.stride", "ten"), ["--data.stride", "a valid integer", "'ten'"]),
         (("--fine.lr", "-1"), ["fine.lr", "greater than 0"]),
         (("-gpu", "first"), ["-gpu", "cpu"]),
         (("--config", "nowhere.yaml"), ["nowhere.yaml", "No such file"]),

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs import options
+from common.errors import InputError
+from configs import cli
 from configs.cli import Command, load, parse
-from configs.files import ConfigError
-from configs.schema import Config
+from configs.schema import OPTIONS, Config
 
 
 def run(*argv: str, with_eval_only: bool = True) -> Command:
@@ -176,7 +176,7 @@ def test_none_and_null_in_yaml(yaml_file):
 
 def test_a_value_with_a_dash_needs_the_equals_sign(refused):
     assert run("--data.frames=-odd").config.data.frames == "-odd"
-    assert "--data.frames=VALUE" in refused("--data.frames", "-odd")
+    assert "--data.frames: expected one argument" in refused("--data.frames", "-odd")
 
 
 # What is refused
@@ -191,41 +191,42 @@ def test_a_value_with_a_dash_needs_the_equals_sign(refused):
         (["--data.stri", "3"], ["--data.stri;", "--data.stride"]),
         (["--fine.milestones+", "3"], ["--fine.milestones+", "--fine.milestones?"]),
         (["-g", "0"], ["-g;", "-gpu"]),
-        (["--gpu", "0"], ["--gpu", "-gpu"]),
+        (["--gpu", "0"], ["--gpu;", "did you mean -gpu?"]),
         (["--conf", "x.yaml"], ["--conf;", "--config"]),
         (["--data", "x.yaml"], ["--data;", "--data."]),
         (["--evalonly", "true"], ["--evalonly", "--eval_only"]),
         (["data.stride=3"], ["'data.stride=3'"]),
         (["-gpu", "0", "1"], ["'1'"]),
-        (["--data.stride"], ["--data.stride needs a value"]),
-        (["--data.stride", "--data.workers", "2"], ["--data.stride needs a value"]),
-        (["--data.frames", "-gpu", "0"], ["--data.frames needs a value"]),
-        (["--config"], ["--config needs a value"]),
-        (["-gpu"], ["-gpu needs a value"]),
+        (["--data.stride"], ["--data.stride: expected one argument"]),
+        (["--data.stride", "--data.workers", "2"], ["--data.stride: expected one argument"]),
+        (["--data.frames", "-gpu", "0"], ["--data.frames: expected one argument"]),
+        (["--config"], ["--config: expected one argument"]),
+        (["-gpu"], ["-gpu: expected one argument"]),
         (["-gpu", "x"], ["-gpu", "'x'"]),
         (["-gpu", "0,"], ["-gpu", "'0,'"]),
         (["-gpu", "-1"], ["-gpu", "'-1'"]),
         (["-gpu="], ["-gpu", "''"]),
-        (["-gpu", "1,1"], ["-gpu", "twice"]),
+        (["-gpu", "1,1"], ["-gpu: '1,1' is not cpu", "different ones"]),
         (["--eval_only", "maybe"], ["--eval_only", "'maybe'"]),
-        (["--data.stride", "x"], ["--data.stride", "a whole number", "'x'"]),
-        (["--data.stride", "1.5"], ["--data.stride", "a whole number"]),
-        (["--data.stride", ""], ["--data.stride", "a whole number"]),
-        (["--data.stride", "true"], ["--data.stride", "a whole number"]),
-        (["--data.stride", "null"], ["--data.stride", "a whole number"]),
-        (["--data.stride", "3\nx"], ["--data.stride", "a whole number"]),
+        (["--data.stride", "x"], ["--data.stride", "a valid integer", "'x'"]),
+        (["--data.stride", "1.5"], ["--data.stride", "a valid integer"]),
+        (["--data.stride", ""], ["--data.stride", "a valid integer"]),
+        (["--data.stride", "true"], ["--data.stride", "a valid integer"]),
+        (["--data.stride", "null"], ["--data.stride", "a valid integer"]),
+        (["--data.stride", "3\nx"], ["--data.stride", "a valid integer"]),
         (["--data.stride", "0"], ["--data.stride", "must be greater than or equal to 1, not 0"]),
         (["--run.seed", "-1"], ["--run.seed", "greater than or equal to 0"]),
-        (["--fine.lr", "-1e-3"], ["--fine.lr", "greater than 0"]),
+        (["--fine.lr=-1e-3"], ["--fine.lr", "greater than 0"]),
+        (["--fine.lr", "-1e-3"], ["--fine.lr: expected one argument"]),
         (["--fine.lr", ".nan"], ["--fine.lr", "a finite number"]),
-        (["--fine.lr", "quick"], ["--fine.lr", "a number"]),
-        (["--data.size", "big"], ["--data.size", "a whole number or null"]),
-        (["--data.kind", "chrades"], ["--data.kind", "charades, multithumos, generic"]),
-        (["--data.allow_missing", "1"], ["--data.allow_missing", "true or false"]),
-        (["--fine.milestones", "3"], ["--fine.milestones", "a list"]),
-        (["--fine.milestones", "[1,x]"], ["--fine.milestones", "a list"]),
+        (["--fine.lr", "quick"], ["--fine.lr", "a valid number"]),
+        (["--data.size", "big"], ["--data.size", "a valid integer"]),
+        (["--data.kind", "chrades"], ["--data.kind", "'charades', 'multithumos' or 'generic'"]),
+        (["--data.allow_missing", "1"], ["--data.allow_missing", "a valid boolean"]),
+        (["--fine.milestones", "3"], ["--fine.milestones", "a valid list"]),
+        (["--fine.milestones", "[1,x]"], ["--fine.milestones", "a valid integer, not [1, 'x']"]),
         (["--fine.milestones", "[2,1]"], ["--fine.milestones", "ascending"]),
-        (["--fine.milestones", "__import__('os')"], ["--fine.milestones", "a list"]),
+        (["--fine.milestones", "__import__('os')"], ["--fine.milestones", "a valid list"]),
         (["--config", "absent.yaml"], ["absent.yaml", "No such file"]),
         (["--config", "."], ["Is a directory"]),
     ],
@@ -245,15 +246,15 @@ def test_mistakes_on_the_command_line(refused, argv, parts):
         ("gpu: 0", ["line 1", "unknown option gpu"]),
         ("eval_only: true", ["unknown option eval_only"]),
         ("data.strde: 3", ["data.strde", "data.stride"]),
-        ("data:\n  workers: 1\n  stride: x", ["line 3", "data.stride", "a whole number", "'x'"]),
-        ("data: {stride: 1.5}", ["data.stride", "a whole number"]),
-        ("data: {stride: true}", ["data.stride", "a whole number"]),
-        ("data: {stride: null}", ["data.stride", "a whole number", "null"]),
-        ("data: {stride: {a: 1}}", ["data.stride", "a whole number"]),
+        ("data:\n  workers: 1\n  stride: x", ["line 3", "data.stride", "a valid integer", "'x'"]),
+        ("data: {stride: 1.5}", ["data.stride", "a valid integer"]),
+        ("data: {stride: true}", ["data.stride", "a valid integer"]),
+        ("data: {stride: null}", ["data.stride", "a valid integer", "None"]),
+        ("data: {stride: {a: 1}}", ["data.stride", "a valid integer"]),
         ("data: {stride: 0}", ["line 1", "data.stride", "greater than or equal to 1"]),
-        ("data: {frames: null}", ["data.frames", "text"]),
-        ("data: {frames: 3}", ["data.frames", "text"]),
-        ("data: {frames: {class_path: os.system}}", ["data.frames", "text"]),
+        ("data: {frames: null}", ["data.frames", "a valid string"]),
+        ("data: {frames: 3}", ["data.frames", "a valid string"]),
+        ("data: {frames: {class_path: os.system}}", ["data.frames", "a valid string"]),
         ("fine: {milestones: [2, 1]}", ["fine.milestones", "ascending"]),
         ("fine: {milestones: &a [*a]}", ["line 1"]),
         ("data: 3", ["line 1", "data is a section"]),
@@ -271,7 +272,7 @@ def test_mistakes_on_the_command_line(refused, argv, parts):
         ("data: {stride: *unknown}", ["line 1", "not valid YAML"]),
         ("data: {frames: a\x07b}", ["not valid YAML"]),
         ("{? {a: b} : c}", ["line 1", "unknown option"]),
-        ("data: " + "[" * 3000 + "]" * 3000, ["nested too deeply"]),
+        ("data: " + "[" * 3000 + "]" * 3000, ["recursion"]),
     ],
 )
 def test_mistakes_in_a_file_are_named_with_file_and_line(refused, yaml_file, text, parts):
@@ -302,7 +303,7 @@ def test_eval_only_is_known_only_where_offered(refused):
 
 
 def test_load_raises_where_a_script_ends(yaml_file):
-    with pytest.raises(ConfigError, match=r"data\.strde"):
+    with pytest.raises(InputError, match=r"data\.strde"):
         load(yaml_file("data: {strde: 3}"))
 
 
@@ -322,7 +323,7 @@ def test_help_lists_every_option_once_with_meaning_and_default(help_text):
     entries = [" ".join(entry.split()) for entry in re.split(r"\n(?=  -)", help_text)[1:]]
     assert [entry.split()[0].rstrip(",") for entry in entries] == [
         *("-h", "-gpu", "--config", "--print_config", "--eval_only"),
-        *(f"--{option}" for option in options.OPTIONS),
+        *(f"--{option}" for option in OPTIONS),
     ]
     for entry in entries[1:]:
         assert re.fullmatch(r"-\S+( \S+)? \w.* .*\((type: .*, )?default: .*\)( \w+: .*)?", entry), entry
@@ -335,7 +336,7 @@ def test_help_is_grouped_by_section(help_text):
 
 def test_every_option_has_a_docstring_of_its_own():
     for section in fields(Config):
-        meanings = options._meanings(section.name)
+        meanings = cli._meanings(section.name)
         assert set(meanings) == {option.name for option in fields(section.type)}
 
 

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from configs.cli import DEFAULT_CONFIG, load
 from configs.files import read_yaml, save_yaml, to_yaml
-from configs.options import OPTIONS
-from configs.schema import Coarse, Config, Data, Fine, Model, Run, diff
+from configs.schema import OPTIONS, Coarse, Config, Data, Fine, Model, Run, diff
 
 FILES = sorted(DEFAULT_CONFIG.parent.glob("*.yaml"))
 NAMES = [path.name for path in FILES]
@@ -30,14 +29,14 @@ def test_every_file_opens_with_result_hardware_and_command(path):
 
 
 def test_the_default_file_spells_out_the_schemas_defaults():
-    assert diff(Config(), load(DEFAULT_CONFIG)) == {}
+    assert diff(Config().to_dict(), load(DEFAULT_CONFIG).to_dict()) == {}
     assert [setting.option for setting in read_yaml(DEFAULT_CONFIG)] == list(OPTIONS)
 
 
 @pytest.mark.parametrize("name", ["charades_joint", "charades_x3d_s", "charades_x3d_xl", "multithumos"])
 def test_deltas_hold_changes_only(name):
     path = DEFAULT_CONFIG.with_name(f"{name}.yaml")
-    changed = diff(load(DEFAULT_CONFIG), load(DEFAULT_CONFIG, path))
+    changed = diff(load(DEFAULT_CONFIG).to_dict(), load(DEFAULT_CONFIG, path).to_dict())
     assert set(changed) == {setting.option for setting in read_yaml(path)}
 
 

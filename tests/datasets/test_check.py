@@ -305,7 +305,7 @@ def test_present_frames():
     ("options", "says", "status"),
     [
         (("--dep",), "unknown option --dep; did you mean --deep?", 2),
-        (("--deep=yes",), "unknown option --deep", 2),
+        (("--deep=yes",), "--deep: ignored explicit argument 'yes'", 2),
         (("--config", "absent.yaml"), "absent.yaml", 2),
         (("--data.frames", "absent"), "absent: no such folder; set --data.frames", 1),
         (("--data.annotations", "absent.json"), "absent.json: no such annotations", 1),

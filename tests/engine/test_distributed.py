@@ -15,18 +15,20 @@ from models.norm import SubBatchNorm3d
 def test_gathered_statistics_are_interleaved_groups(monkeypatch):
     """Group g of process r is group r + size g; and the way back."""
     norm = nn.Sequential(SubBatchNorm3d(3, splits=2))
-    shares = [torch.arange(12.0) + 100 * rank for rank in range(2)]  # means (2 groups, 3 channels), then variances
-    monkeypatch.setattr(distributed, "size", lambda: 2)
-    monkeypatch.setattr(
-        distributed.dist, "all_gather", lambda all_, mine: [x.copy_(s) for x, s in zip(all_, shares, strict=True)]
+    means, names = (
+        [torch.arange(6.0) + 100 * rank for rank in range(2)],
+        ("0.running_mean", "0.running_var"),
     )
+    shares = [dict(zip(names, (mean, mean + 6), strict=True)) for mean in means]
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(distributed, "gather", lambda mine: [share for share in shares if share.keys() == mine.keys()])
     state = distributed.gathered_state(norm)
     assert state["0.running_mean"].tolist() == [0, 1, 2, 100, 101, 102, 3, 4, 5, 103, 104, 105]
     for rank in range(2):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         share = distributed.own_share(state, norm)
-        assert share["0.running_mean"].tolist() == shares[rank][:6].tolist()
-        assert share["0.running_var"].tolist() == shares[rank][6:].tolist()
+        assert share["0.running_mean"].tolist() == shares[rank]["0.running_mean"].tolist()
+        assert share["0.running_var"].tolist() == shares[rank]["0.running_var"].tolist()
 
 
 @pytest.mark.parametrize(("samples", "parts", "sizes"), [(6, 2, [3, 3]), (6, 4, [2, 2, 1, 1]), (2, 3, [1, 1])])

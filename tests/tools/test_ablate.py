@@ -42,7 +42,7 @@ def test_variants_differ_in_the_model_alone(jobs):
         configs = {job.name.partition("/")[2]: job.config for job in jobs if job.name.startswith(f"seed{seed}/")}
         reference = configs[ablate.REFERENCE]
         for variant in ablate.VARIANTS:
-            changed = diff(reference, configs[variant])
+            changed = diff(reference.to_dict(), configs[variant].to_dict())
             assert {name for name in changed if not name.startswith("model.")} <= {"run.dir", "run.name"}
             assert (variant == ablate.REFERENCE) == (not any(name.startswith("model.") for name in changed))
         assert reference.run.seed == seed

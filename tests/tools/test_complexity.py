@@ -130,7 +130,7 @@ class TestBadInput:
             (["--json", "{folder}"], ["--json"]),
             (["--json"], ["--json", "file"]),
             (["--model.pol", "none"], ["--model.pool"]),
-            (["--model.pool", "sum"], ["grid, avg, max, stride, none"]),
+            (["--model.pool", "sum"], ["'grid', 'avg', 'max', 'stride' or 'none'"]),
             (["--config", "{folder}/absent.yaml"], ["absent.yaml"]),
             (["--data.fine_frames", "1000000000000"], ["--data.fine_frames", "too large"]),
         ],

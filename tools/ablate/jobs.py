@@ -68,7 +68,7 @@ def read_mark(job: Job) -> tuple[Seconds, bool]:
         before, seconds, finished = Config.from_dict(mark["config"]), Seconds(**mark["seconds"]), mark["finished"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{job.mark}: is damaged ({error!r}); without it {job.name} is run again") from None
-    changed = diff(before, job.config)
+    changed = diff(before.to_dict(), job.config.to_dict())
     if changed:
         option, (old, new) = next(iter(changed.items()))
         others = f" ({len(changed) - 1} other options differ too)" if len(changed) > 1 else ""
