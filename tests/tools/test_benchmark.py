@@ -177,7 +177,7 @@ def test_loader_workers():
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row", ["average_precision", "feature_store"])
+@pytest.mark.parametrize("row", ["average_precision", "feature_store", "loading", "loader_worker"])
 def test_one_row(row, tmp_path, capsys):
     assert benchmark.main(["--only", row, "--quick", "--json", str(tmp_path / "b.json"), "-gpu", "cpu"]) == 0
     written = json.loads((tmp_path / "b.json").read_text())
@@ -185,7 +185,8 @@ def test_one_row(row, tmp_path, capsys):
     assert written["machine"]["torch"] == torch.__version__
     assert set(written["rows"]) == {row}
     assert min(written["rows"][row].values()) > 0
-    assert "One run" in capsys.readouterr().out
+    title = "Loader workers that keep up with a step" if row == "loader_worker" else "One run"
+    assert title in capsys.readouterr().out
 
 
 def test_rows_in_processes_of_their_own_and_failed_ones(capsys):
