@@ -36,7 +36,6 @@ FPS, STRIDE = 24, 10
 NAME = "minutes{:g}"  # of a video
 PICTURES = 24  # different frames, so that none has more links than file systems allow (65,000)
 MINUTES = typed(restricted_number_type("Minutes", float, [(">=", 0.01), ("<=", 1440)]), "0.01 to 1440 (a day)")
-COLUMNS = ("work", "minutes", "clip frames", "window", "seconds", "ms per frame", "GB")
 STAGES = {
     "fine": "stage 1, evaluation",
     "features": "stage 2, extraction",
@@ -108,7 +107,7 @@ def rows(minutes: Sequence[float], whole: float, window: int) -> list[Row]:
     return [Row(stage, length, frames) for length, frames in windows for stage in STAGES]
 
 
-def measure_all(arguments: argparse.Namespace, folder: Path) -> Iterator[list[str]]:
+def measure_all(arguments: argparse.Namespace, folder: Path) -> Iterator[dict[str, str]]:
     """The table's lines, each printed as soon as it is there."""
     torch.manual_seed(0)  # both networks with random weights, as published files
     save_official(FineNet(variant=arguments.variant), folder / "fine.pt")
@@ -118,9 +117,16 @@ def measure_all(arguments: argparse.Namespace, folder: Path) -> Iterator[list[st
     for row in rows(arguments.minutes, arguments.whole, arguments.window):
         seconds, gigabytes = measure(command(row, folder, arguments.variant, arguments.gpu))
         frames = round(60 * FPS * row.minutes) // STRIDE
-        line = [STAGES[row.stage], f"{row.minutes:g}", f"{frames}", str(row.window or "whole"),
-                f"{seconds:.1f}", f"{1000 * seconds / frames:.1f}", f"{gigabytes:.2f}"]  # fmt: skip
-        print(", ".join(f"{name} {cell}" for name, cell in zip(COLUMNS, line, strict=True)), flush=True)
+        line = {
+            "work": STAGES[row.stage],
+            "minutes": f"{row.minutes:g}",
+            "clip frames": f"{frames}",
+            "window": str(row.window or "whole"),
+            "seconds": f"{seconds:.1f}",
+            "ms per frame": f"{1000 * seconds / frames:.1f}",
+            "GB": f"{gigabytes:.2f}",
+        }
+        print(", ".join(f"{key} {value}" for key, value in line.items()), flush=True)
         yield line
 
 
@@ -131,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> None:
         with tempfile.TemporaryDirectory(dir=arguments.dir) as folder:
             lines = list(measure_all(arguments, Path(folder)))
-        print(f"\n{format_table(COLUMNS, lines, markdown=arguments.markdown)}")
+        print(f"\n{format_table(lines, markdown=arguments.markdown)}")
 
     return exit_status("python -m tools.benchmark_long", work)
 

@@ -1,20 +1,19 @@
-"""Tables as text, for the console or to paste into Markdown."""
+"""Tables of text, for the console and for Markdown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+
+Table = Sequence[dict[str, str]]  # lines of equal keys, the columns' titles
 
 
-def format_table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], *, markdown: bool = False, numbers: bool = False
-) -> str:
-    """Aligned columns, or Markdown. `numbers`: all columns but the first are aligned on the right."""
-    lines = [header, *rows]
-    aligned = ["<", *[">" if numbers else "<"] * (len(header) - 1)]
+def format_table(table: Table, *, markdown: bool = False, numbers: bool = False) -> str:
+    """Aligned columns, or Markdown to paste. `numbers`: all columns but the first are aligned on the right."""
+    rows = [list(table[0]), *(list(line.values()) for line in table)]
     if markdown:
-        lines.insert(1, ["---:" if side == ">" else "---" for side in aligned])
-        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    columns = list(zip(aligned, widths, strict=True))
-    return "\n".join(
-        "  ".join(f"{cell:{side}{width}}" for cell, (side, width) in zip(cells, columns, strict=True)).rstrip()
-        for cells in lines
-    )
+        rows.insert(1, ["---"] * len(rows[0]))
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [cell.rjust(w) if numbers else cell.ljust(w) for cell, w in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    return "\n".join(lines)

@@ -1,22 +1,15 @@
-"""Tables as text."""
+"""Tables of text: aligned columns, and Markdown."""
 
 from tools.tables import format_table
 
-HEADER, ROWS = ["a", "long name"], [["1", "x"], ["22", ""]]
 
-
-def test_markdown():
-    assert format_table(HEADER, ROWS, markdown=True).splitlines() == [
+def test_markdown_and_columns():
+    table = [{"a": "1", "long name": "x"}, {"a": "22", "long name": ""}]
+    assert format_table(table, markdown=True).splitlines() == [
         "| a | long name |",
         "| --- | --- |",
         "| 1 | x |",
         "| 22 |  |",
     ]
-
-
-def test_columns():
-    assert format_table(HEADER, ROWS).splitlines() == ["a   long name", "1   x", "22"]
-
-
-def test_numbers_are_aligned_on_the_right():
-    assert format_table(HEADER, ROWS, numbers=True).splitlines() == ["a   long name", "1           x", "22"]
+    assert format_table(table, markdown=False).splitlines() == ["a   long name", "1   x", "22"]
+    assert format_table(table, numbers=True).splitlines() == ["a   long name", "1           x", "22"]

@@ -63,11 +63,7 @@ def report(results: dict[str, Result], setting: Setting, entered: tuple[float, i
         "bfloat16 and compilation": table.cuda_options(results),
         "Loader workers that keep up with a step": table.loader_workers(results, entered),
     }
-    parts = [
-        f"{title}\n\n{format_table(list(lines[0]), [list(line.values()) for line in lines], markdown=markdown)}"
-        for title, lines in tables.items()
-        if lines
-    ]
+    parts = [f"{title}\n\n{format_table(t, markdown=markdown)}" for title, t in tables.items() if t]
     if len(results) > 1:
         parts.append(table.multiply_adds(results))
     return "\n\n".join(parts)

@@ -8,9 +8,9 @@ import numpy as np
 from tools.benchmark.networks import FRAMES, MULTIPLY_ADDS
 from tools.benchmark.rows import CUDA, LENGTHS, LINES, Limit, length_row
 from tools.benchmark.timing import Result
+from tools.tables import Table
 
 Results = Mapping[str, Result]  # by row; a row that was not measured is absent, or has only "failed"
-Table = list[dict[str, str]]
 
 PUBLISHED_STEP = (1.6, 15)  # seconds and clips of a step in the published training log, on 5 GPUs
 

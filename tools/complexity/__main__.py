@@ -12,7 +12,7 @@ at the stages' own sizes (`tools.complexity.count` says how): counted in that wa
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,29 +73,28 @@ def table(config: Config, settings: Sequence[Setting]) -> str:
         f"X3D-{model.variant}, {input_size(config)} px, {config.data.num_classes} classes, pool {model.pool}, "
         f"fusion {model.fusion}: parameters, and G multiply-adds of one video"
     )
-    header = ["", "parameters", *(f"{s.name}: T={s.coarse_frames}, T'={s.fine_frames}" for s in settings)]
-    rows = []
+    lengths = [f"{s.name}: T={s.coarse_frames}, T'={s.fine_frames}" for s in settings]
+    rows: list[dict[str, str]] = []
+
+    def add(name: str, parameters: str, multiply_adds: Iterable[int]) -> None:
+        giga = [f"{number / 1e9:.3f}" for number in multiply_adds]
+        rows.append({"": name, "parameters": parameters, **dict(zip(lengths, giga, strict=True))})
+
+    def add_sums(name: str, settings: Sequence[Sequence[Count]]) -> None:
+        ours = [sum(count.total for count in streams) for streams in settings]
+        published = [sum(count.as_published for count in streams) for streams in settings]
+        add(name, f"{sum(sum(count.parameters.values()) for count in settings[0]):,}", ours)
+        if ours != published:
+            add(f"{name}, as published", "", published)
+
     for stream in ("Fine", "Coarse"):
         counts = [s.counts[stream] for s in settings]
-        rows += _totals(f"{stream} stream", [[count] for count in counts])
+        add_sums(f"{stream} stream", [[count] for count in counts])
         for part, parameters in counts[0].parameters.items():
-            rows.append([f"  {part}", f"{parameters:,}", *(_giga(count.multiply_adds[part]) for count in counts)])
+            add(f"  {part}", f"{parameters:,}", [count.multiply_adds[part] for count in counts])
     if model.fusion != "none":  # which does without the Fine stream
-        rows += _totals("both streams", [list(s.counts.values()) for s in settings])
-    return f"{title}\n{format_table(header, rows, numbers=True)}"
-
-
-def _totals(name: str, settings: Sequence[Sequence[Count]]) -> list[list[str]]:
-    """Rows: the sum of the streams in each setting; and as published, where that differs."""
-    parameters = sum(sum(count.parameters.values()) for count in settings[0])
-    ours = [_giga(sum(count.total for count in streams)) for streams in settings]
-    published = [_giga(sum(count.as_published for count in streams)) for streams in settings]
-    total, as_published = [name, f"{parameters:,}", *ours], [f"{name}, as published", "", *published]
-    return [total] if ours == published else [total, as_published]
-
-
-def _giga(multiply_adds: int) -> str:
-    return f"{multiply_adds / 1e9:.3f}"
+        add_sums("both streams", [list(s.counts.values()) for s in settings])
+    return f"{title}\n{format_table(rows, numbers=True)}"
 
 
 # --- the paper's ------------------------------------------------------------------------------------------------------
@@ -104,14 +103,12 @@ def _giga(multiply_adds: int) -> str:
 def count_points() -> list[dict[str, Any]]:
     """Each of the paper's points beside ours at equal lengths, in G."""
     frames = PUBLISHED.data.fine_frames
-    fine, rows = count_fine(PUBLISHED, frames), []
+    fine, points = count_fine(PUBLISHED, frames), []
     for name, (paper, coarse) in POINTS.items():
-        streams = [fine]
-        if coarse:
-            streams.append(count_coarse(replace(PUBLISHED, model=coarse), frames, frames))
+        streams = [fine, count_coarse(replace(PUBLISHED, model=coarse), frames, frames)] if coarse else [fine]
         published, ours = sum(c.as_published for c in streams) / 1e9, sum(c.total for c in streams) / 1e9
-        rows.append({"name": name, "paper": paper, "as_published": published, "ours": ours})
-    return rows
+        points.append({"name": name, "paper": paper, "as_published": published, "ours": ours})
+    return points
 
 
 def comparison(points: Sequence[dict[str, Any]]) -> str:
@@ -119,14 +116,21 @@ def comparison(points: Sequence[dict[str, Any]]) -> str:
     rows = []
     for point in points:
         published, ours = (point[key] / point["paper"] - 1 for key in ("as_published", "ours"))
-        cells = [f"{point['as_published']:.1f} ({published:+z.1%})", f"{point['ours']:.1f} ({ours:+z.1%})"]
-        rows.append([point["name"], f"{point['paper']}", *cells, "*" if abs(ours) > WORTH_A_WORD else ""])
+        rows.append(
+            {
+                "": point["name"],
+                "paper": f"{point['paper']}",
+                "as published": f"{point['as_published']:.1f} ({published:+z.1%})",
+                "ours": f"{point['ours']:.1f} ({ours:+z.1%})",
+                " ": "*" if abs(ours) > WORTH_A_WORD else "",
+            }
+        )
     variant, frames = PUBLISHED.model.variant, PUBLISHED.data.fine_frames
     sizes = ", ".join(map(str, sides(VARIANTS[variant].size)))
     return "\n".join(
         [
             f"The paper's figure 1, G multiply-adds (X3D-{variant}, {input_size(PUBLISHED)} px, T=T'={frames})",
-            format_table(["", "paper", "as published", "ours", ""], rows, numbers=True),
+            format_table(rows, numbers=True),
             f"* fusion is computed on the 7x7 grid here, at {sizes} px in the published code, with equal results",
         ]
     )
