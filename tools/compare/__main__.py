@@ -75,7 +75,7 @@ def compare(args: argparse.Namespace) -> None:
     scored = score_all(files, reader.truth, resamples=args.resamples, seed=args.seed)
     print(f"{args.ground_truth}: {len(reader.truth)} videos, {len(names)} classes")
     print(f"percent [95% interval], from {args.resamples} resamples of the videos, seed {args.seed}\n")
-    print("\n".join([*summary(scored), *by_class(scored, names)]))
+    print("\n".join([summary(scored), *by_class(scored, names)]))
     if args.json:
         about = {"ground_truth": str(args.ground_truth), "videos": len(reader.truth), "level": LEVEL,
                  "resamples": args.resamples, "seed": args.seed}  # fmt: skip
