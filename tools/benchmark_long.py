@@ -36,11 +36,13 @@ FPS, STRIDE = 24, 10
 NAME = "minutes{:g}"  # of a video
 PICTURES = 24  # different frames, so that none has more links than file systems allow (65,000)
 MINUTES = typed(restricted_number_type("Minutes", float, [(">=", 0.01), ("<=", 1440)]), "0.01 to 1440 (a day)")
-STAGES = {
-    "fine": "stage 1, evaluation",
-    "features": "stage 2, extraction",
-    "coarse": "stage 3, evaluation",
-}
+STAGES = {  # what a stage is called in the table, its script, its options besides those of every stage
+    "fine": ("stage 1, evaluation", "train_fine.py", ("--eval_only", "true", "--fine.init", "{}/fine.pt")),
+    "features": ("stage 2, extraction", "extract_fineFEAT.py", ("--features.checkpoint", "{}/fine.pt")),
+    "coarse": (
+        "stage 3, evaluation", "train_coarse_fineFEAT.py", ("--eval_only", "true", "--coarse.init", "{}/coarse.pt")
+    ),
+}  # fmt: skip
 
 
 class Row(NamedTuple):
@@ -49,9 +51,6 @@ class Row(NamedTuple):
     stage: str
     minutes: float
     window: int | None
-
-
-# --- the video and the networks ---------------------------------------------------------------------------------------
 
 
 def write_video(folder: Path, minutes: float) -> None:
@@ -65,17 +64,9 @@ def write_video(folder: Path, minutes: float) -> None:
     (folder / f"{name}.json").write_text(json.dumps({name: annotation}))
 
 
-# --- measuring --------------------------------------------------------------------------------------------------------
-
-
 def command(row: Row, folder: Path, variant: str, gpu: str) -> list[str]:
     """The stage's script as a user would call it."""
-    name = NAME.format(row.minutes)
-    script, weights = {
-        "fine": ("train_fine.py", ["--eval_only", "true", "--fine.init", f"{folder}/fine.pt"]),
-        "features": ("extract_fineFEAT.py", ["--features.checkpoint", f"{folder}/fine.pt"]),
-        "coarse": ("train_coarse_fineFEAT.py", ["--eval_only", "true", "--coarse.init", f"{folder}/coarse.pt"]),
-    }[row.stage]
+    name, (_, script, own) = NAME.format(row.minutes), STAGES[row.stage]
     options = {
         "run.dir": folder / f"{name}_{row.window or 'whole'}",
         "data.frames": folder / "frames",
@@ -86,8 +77,8 @@ def command(row: Row, folder: Path, variant: str, gpu: str) -> list[str]:
         "model.variant": variant,
         "eval.window": row.window or "null",
     }
-    typed = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-    return [sys.executable, script, "-gpu", gpu, *typed, *weights]
+    words = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+    return [sys.executable, script, "-gpu", gpu, *words, *(word.format(folder) for word in own)]
 
 
 def measure(arguments: Sequence[str]) -> tuple[float, float]:
@@ -118,7 +109,7 @@ def measure_all(arguments: argparse.Namespace, folder: Path) -> Iterator[dict[st
         seconds, gigabytes = measure(command(row, folder, arguments.variant, arguments.gpu))
         frames = round(60 * FPS * row.minutes) // STRIDE
         line = {
-            "work": STAGES[row.stage],
+            "work": STAGES[row.stage][0],
             "minutes": f"{row.minutes:g}",
             "clip frames": f"{frames}",
             "window": str(row.window or "whole"),

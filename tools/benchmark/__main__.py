@@ -26,6 +26,7 @@ from common.arguments import COUNT, POSITIVE, Parser, check_outputs, exit_status
 from common.errors import InputError, one_line
 from common.files import write_json
 from tools.benchmark import table
+from tools.benchmark.networks import FRAMES
 from tools.benchmark.rows import ROWS, row_names
 from tools.benchmark.timing import Result, Setting, machine
 from tools.tables import format_table
@@ -62,11 +63,9 @@ def report(results: dict[str, Result], setting: Setting, entered: tuple[float, i
         "Against length": table.growth(results),
         "bfloat16 and compilation": table.cuda_options(results),
         "Loader workers that keep up with a step": table.loader_workers(results, entered),
+        f"G multiply-adds of {FRAMES} frames (the floor counts the published ones)": table.multiply_adds(results),
     }
-    parts = [f"{title}\n\n{format_table(t, markdown=markdown)}" for title, t in tables.items() if t]
-    if len(results) > 1:
-        parts.append(table.multiply_adds(results))
-    return "\n\n".join(parts)
+    return "\n\n".join(f"{title}\n\n{format_table(t, markdown=markdown)}" for title, t in tables.items() if t)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,6 +19,7 @@ from engine.step import Step
 from models import cpu_kernels, prepare_for_inference
 from models.x3d import VARIANTS
 from tools.benchmark.timing import Result, Setting, matrix_rate, median_seconds, peak_gigabytes
+from tools.complexity.count import count_coarse, count_fine
 
 MODEL, SIZE, CLASSES = Model(), 224, 157
 FRAMES = 64
@@ -73,34 +74,26 @@ class Case:
         if not case.plain:
             cpu_kernels.ask_for_huge_pages()
         torch.manual_seed(0)
+        rate_before = matrix_rate(setting)
+        net, batch = network_and_batch(case, setting.device)
+        work = training_step(case, net, batch) if case.training else _evaluation(case, net, batch)
+        (seconds,) = median_seconds(setting, work, least=case.least, most=case.most, budget=case.budget)
+        measured = {"seconds": seconds, "gigabytes": peak_gigabytes(setting.device)}
         if case.stream == "both":  # in one network, of which nothing is published
-            return _seconds_and_gigabytes(case, setting)
-        rates = [matrix_rate(setting)]
-        measured = _seconds_and_gigabytes(case, setting)
-        rates.append(matrix_rate(setting))
-        rate = sum(rates) / 2
-        passes = 3 if case.training else 1
+            return measured
+        rate, passes = (rate_before + matrix_rate(setting)) / 2, 3 if case.training else 1
         floor = 2 * MULTIPLY_ADDS[case.stream] * case.batch * case.frames / FRAMES * passes / rate
         return measured | {
             "frames": case.frames,
             "batch": case.batch,
             "matrix_rate": rate,
             "floor_seconds": floor,
-            "times_floor": measured["seconds"] / floor,
+            "times_floor": seconds / floor,
         }
-
-
-def _seconds_and_gigabytes(case: Case, setting: Setting) -> Result:
-    net, batch = network_and_batch(case, setting.device)
-    work = training_step(case, net, batch) if case.training else _evaluation(case, net, batch)
-    (seconds,) = median_seconds(setting, work, least=case.least, most=case.most, budget=case.budget)
-    return {"seconds": seconds, "gigabytes": peak_gigabytes(setting.device)}
 
 
 def count(setting: Setting) -> Result:
     """Multiply-adds of one evaluated clip of 64 frames as our networks do it, counted without computing any."""
-    from tools.complexity.count import count_coarse, count_fine  # not at the top: memory that would count as theirs
-
     return {
         "fine": count_fine(Config(), FRAMES).total,
         "coarse": count_coarse(Config(), FRAMES, FINE_PER_COARSE * FRAMES).total,

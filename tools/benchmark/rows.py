@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from tools.benchmark import data
 from tools.benchmark.networks import FRAMES, Case, count
 from tools.benchmark.timing import Result, Setting
 
@@ -42,17 +43,6 @@ class Row:
     baseline: str = ""
     limits: tuple[Limit, ...] = ()
     in_quick: bool = True
-
-
-def _data(name: str) -> Callable[[Setting], Result]:
-    """A function of tools.benchmark.data, which is imported late: its memory would count as the networks'."""
-
-    def measure(setting: Setting) -> Result:
-        from tools.benchmark import data
-
-        return getattr(data, name)(setting)
-
-    return measure
 
 
 def _floor(bound: float) -> Limit:
@@ -95,21 +85,21 @@ LINES = {  # of the main table
     "both_frozen_checkpointed": _both(f"Fine stream frozen, {CHECKPOINTED}", fine_frozen=True, checkpointed=True),
     "loading": Row(
         work="JPEG files to a normalised clip, one process",
-        runs=_data("loading"),
+        runs=data.loading,
         ours="{seconds:.3f} s, {speedup:.1f} times faster",
         baseline="frame by frame with PIL: {pil_seconds:.3f} s",
         limits=(Limit("speedup", ">=", 3, " times"),),
     ),
     "average_precision": Row(
         work="average precision of 46,575 x 157 scores",
-        runs=_data("precision"),
+        runs=data.precision,
         ours="{seconds:.3f} s",
         baseline="one argsort per class: {argsort_seconds:.3f} s",
         limits=(Limit("seconds", "<=", 0.25, " s"),),
     ),
     "feature_store": Row(
         work="feature store, a video of 75 frames",
-        runs=_data("store"),
+        runs=data.store,
         ours="{megabytes:.2f} MB, {milliseconds:.2f} ms; "
         "{window_milliseconds:.2f} ms for 32 frames of the widest level",
         baseline="5 pickled files: {pickled_megabytes:.2f} MB, {pickled_milliseconds:.2f} ms",
@@ -125,7 +115,7 @@ CUDA = {  # measured on a GPU only
     for name, case in PASSES.items()
     for suffix in ("bf16", "compiled", "bf16_compiled")
 }
-OTHERS = {"multiply_adds": Row(runs=count), "loader_worker": Row(runs=_data("worker"))}
+OTHERS = {"multiply_adds": Row(runs=count), "loader_worker": Row(runs=data.worker)}
 
 LENGTHS = {  # T at which a row's growth is looked at, one clip at a time
     "fine_eval": (16, 32, 64, 128, 256, 512),

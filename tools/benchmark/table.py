@@ -114,17 +114,14 @@ def loader_workers(results: Results, entered: tuple[float, int] | None) -> Table
     ]
 
 
-# --- text -------------------------------------------------------------------------------------------------------------
-
-
-def multiply_adds(results: Results) -> str:
-    """The unit's constants, beside what our networks need."""
+def multiply_adds(results: Results) -> Table:
+    """G multiply-adds of a clip of 64 frames: those of the floor, and what our networks need."""
     counted = results.get("multiply_adds", {})
-    parts = []
-    for stream, published in MULTIPLY_ADDS.items():
-        ours = f", counted in ours {counted[stream] / 1e9:.1f} G" if stream in counted else ""
-        parts.append(f"{stream} {published / 1e9:.1f} G as published{ours}")
-    return f"Multiply-adds of a clip of {FRAMES} frames: {'; '.join(parts)}. The floor counts the published ones."
+    return [
+        {"stream": stream, "as published": f"{published / 1e9:.1f}", "ours": f"{counted[stream] / 1e9:.1f}"}
+        for stream, published in MULTIPLY_ADDS.items()
+        if stream in counted
+    ]
 
 
 def summary(result: Result) -> str:

@@ -5,11 +5,8 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
-from common.errors import InputError
 from common.files import written_whole
 from tools.compare.rules import Scored
 
@@ -17,12 +14,6 @@ ROW_INCHES, PANEL_INCHES, NAMES_INCHES = 0.17, 4.5, 3.5
 BAND = 0.7  # of a row's height, shared by its files
 LONGEST_NAME = 50
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:gray")
-
-
-def check_format(path: Path) -> None:
-    """An error where no picture can have this ending."""
-    if path.suffix.removeprefix(".").lower() not in FigureCanvasBase.get_supported_filetypes():
-        raise InputError(f"{path}: not the name of a picture; let it end in .png, .pdf or .svg")
 
 
 @rc_context({"text.parse_math": False})  # no formulas in names and paths
@@ -41,10 +32,13 @@ def draw(path: Path, scored: Sequence[Scored], names: Sequence[str]) -> None:
         axes.grid(axis="x", alpha=0.4)
         for row in range(0, len(names), 2):  # bands lead the eye from a name to its dot
             axes.axhspan(row - 0.5, row + 0.5, color="0.94", zorder=0, linewidth=0)
-    for s in scored:
-        number = letters.index(s.letter)
-        offset, colour = BAND * ((number + 0.5) / len(letters) - 0.5), COLOURS[number % len(COLOURS)]
-        _draw_file(panels[s.rule], s, order, offset, color=colour, label=labels.pop(s.letter, None))
+    for s in scored:  # a dot and an interval for each class that has positives; files below each other within a row
+        axes, number, AP = panels[s.rule], letters.index(s.letter), s.scores["AP"]
+        rows = np.flatnonzero(s.positives[order] > 0)
+        y, colour = rows + BAND * ((number + 0.5) / len(letters) - 0.5), COLOURS[number % len(COLOURS)]
+        value, low, high = (100 * numbers[order[rows]] for numbers in (AP.value, *AP.interval()))
+        axes.hlines(y, low, high, color=colour, linewidth=1, alpha=0.7)
+        axes.plot(value, y, "o", color=colour, markersize=3, label=labels.pop(s.letter, None))
     short = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..." for name in names]
     titles = [f"{short[c]}  ({scored[0].positives[c]})" for c in order]
     panels[rules[0]].set_yticks(range(len(names)), titles, fontsize=7)
@@ -55,13 +49,3 @@ def draw(path: Path, scored: Sequence[Scored], names: Sequence[str]) -> None:
         axes.set_xlim(left=0)
     with written_whole(path) as partial:
         figure.savefig(partial, dpi=110, format=path.suffix.removeprefix(".").lower())
-
-
-def _draw_file(axes: Axes, s: Scored, order: np.ndarray, offset: float, *, color: str, label: str | None) -> None:
-    """A dot and an interval for each class that has positives, so much below the middle of its row."""
-    AP = s.scores["AP"]
-    rows = np.flatnonzero(s.positives[order] > 0)
-    low, high = AP.interval()
-    classes, y = order[rows], rows + offset
-    axes.hlines(y, 100 * low[classes], 100 * high[classes], color=color, linewidth=1, alpha=0.7)
-    axes.plot(100 * AP.value[classes], y, "o", color=color, markersize=3, label=label)

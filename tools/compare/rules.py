@@ -147,10 +147,7 @@ class Reader:
             raise InputError(f"{path}: none of its videos ({unknown[0]}, ...) is in {self.source}; are these a pair?")
         if unknown:
             self.remarks.append(f"{path}: {len(unknown)} videos not in the ground truth, ignored: {unknown[0]}, ...")
-        try:
-            check_classes(self.truth, num_classes, self.source)
-        except InputError as error:
-            raise InputError(f"{error} of {path}; are these a pair, and does --first_class fit?") from None
+        check_classes(self.truth, num_classes, f"{self.source} beside {path} (does --first_class fit?)")
         self.num_classes = num_classes
 
     def _whole(self, path: Path) -> dict[str, Rows]:
