@@ -51,9 +51,6 @@ def _verdict(limits: Sequence[Limit], result: Result) -> str:
     return f"no: {', '.join(missed)}" if missed else "yes"
 
 
-# --- against length ---------------------------------------------------------------------------------------------------
-
-
 def growth(results: Results) -> Table:
     """Seconds and memory of one clip at each length, and how they grow."""
     table = []
@@ -80,9 +77,6 @@ def growth(results: Results) -> Table:
 
 def _one_clip(name: str) -> str:
     return LINES[name].work.removesuffix(", B=2")
-
-
-# --- loader -----------------------------------------------------------------------------------------------------------
 
 
 def loader_workers(results: Results, entered: tuple[float, int] | None) -> Table:

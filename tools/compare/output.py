@@ -1,6 +1,7 @@
 """What `tools.compare` prints, in percent, and writes as CSV and JSON, in fractions."""
 
 import csv
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,24 +88,19 @@ def write_csv(path: Path, scored: Sequence[Scored], names: Sequence[str]) -> Non
 
 def write_comparison(path: Path, scored: Sequence[Scored], names: Sequence[str], about: Mapping[str, object]) -> None:
     """A JSON file of everything but the resamples; undefined values are null."""
-    files: dict[str, dict[str, object]] = {}
-    differences: dict[str, dict[str, object]] = {}
+    predictions, differences = defaultdict[str, dict[str, Any]](dict), defaultdict[str, dict[str, Any]](dict)
     for s in scored:
-        files.setdefault(s.path, {})[s.rule] = {
+        about_videos = {
             "videos": s.videos,
             "positives": s.positives.tolist(),
             "classes_without_positives": np.flatnonzero(s.positives == 0).tolist(),
-            **_estimates(s.scores),
         }
+        predictions[s.path][s.rule] = about_videos | _estimates(s.scores)
         if s.differences:
-            differences.setdefault(s.path, {})[s.rule] = _estimates(s.differences)
-    contents = {
-        **about,
-        "classes": list(names),
-        "predictions": [{"path": path, "rules": rules} for path, rules in files.items()],
-        "differences": [{"path": path, "minus": scored[0].path, "rules": rules} for path, rules in differences.items()],
-    }
-    write_json(path, contents)
+            differences[s.path][s.rule] = _estimates(s.differences)
+    files = [{"path": path, "rules": rules} for path, rules in predictions.items()]
+    to_first = [{"path": path, "minus": scored[0].path, "rules": rules} for path, rules in differences.items()]
+    write_json(path, {**about, "classes": list(names), "predictions": files, "differences": to_first})
 
 
 def _estimates(scores: Mapping[str, Sampled]) -> dict[str, dict[str, Any]]:

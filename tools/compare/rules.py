@@ -207,26 +207,20 @@ def score_all(
     scored: list[Scored] = []
     for letter, (path, rules) in zip(ascii_uppercase, files.items(), strict=False):
         for rule, rows in rules.items():
-            drawn = np.stack([counts[video] for video in rows.videos])
+            drawn = np.stack([counts[video] for video in rows.videos])  # (V,B)
             of_classes = resampled_ap(rows.scores, rows.labels, drawn)
             title = f"{path}, rule {rule}: {resamples} resamples of {len(rows.videos)} videos, class by class"
-            resampled = np.stack(list(progress(of_classes, rows.scores[0].shape[1], title)), axis=1)
+            resampled = np.stack(list(progress(of_classes, rows.scores[0].shape[1], title)), axis=1)  # (B,C)
             positives = np.stack([labels.sum(axis=0) for labels in rows.labels])  # (V,C)
-            scores = _scores(rule, average_precision(rows.scores, rows.labels), positives, resampled, drawn)
+            ap = average_precision(rows.scores, rows.labels)
+            of_all, of_resamples = means(rule, ap, positives.sum(axis=0)), means(rule, resampled, drawn.T @ positives)
+            suffix = "" if rule in COUNTS_ZERO or positives.any(axis=0).all() else "_defined"
+            scores = {name + suffix: Sampled(mean, of_resamples[name], is_mean=True) for name, mean in of_all.items()}
+            scores["AP"] = Sampled(ap, resampled, is_mean=False)
             first = next((s.scores for s in scored if (s.letter, s.rule) == ("A", rule)), {})
             differences = {name: scores[name].minus(other) for name, other in first.items() if name in scores}
             scored.append(Scored(path, letter, rule, len(drawn), positives.sum(axis=0), scores, differences))
     return scored
-
-
-def _scores(
-    rule: str, ap: np.ndarray, positives: np.ndarray, resampled: np.ndarray, drawn: np.ndarray
-) -> dict[str, Sampled]:
-    """AP and its means, of ap (C,) and positives (V,C), and of the resamples' resampled (B,C) and drawn (V,B)."""
-    of_all, of_resamples = means(rule, ap, positives.sum(axis=0)), means(rule, resampled, drawn.T @ positives)
-    suffix = "" if rule in COUNTS_ZERO or positives.any(axis=0).all() else "_defined"
-    scores = {name + suffix: Sampled(value, of_resamples[name], is_mean=True) for name, value in of_all.items()}
-    return scores | {"AP": Sampled(ap, resampled, is_mean=False)}
 
 
 def means(rule: str, ap: np.ndarray, positives: np.ndarray) -> dict[str, np.ndarray]:
