@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -194,6 +196,22 @@ def test_rows_in_processes_of_their_own_and_failed_ones(capsys):
     assert results["average_precision"]["seconds"] > 0
     assert results["no_such_row"] == {"failed": "failed: KeyError: 'no_such_row'"}
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+ONE_ROW = """
+import runpy
+from tools.benchmark import rows
+rows.row_names = lambda setting: ["average_precision"]
+runpy.run_module("tools.benchmark", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_the_command_measures_in_processes_of_their_own():
+    """As a user starts it: a process that is spawned cannot import what `python -m` runs as __main__."""
+    command = [sys.executable, "-c", ONE_ROW, "--quick", "-gpu", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "] average_precision: seconds " in done.stdout
 
 
 def killed(name, setting):

@@ -27,18 +27,11 @@ from common.errors import InputError, one_line
 from common.files import write_json
 from tools.benchmark import table
 from tools.benchmark.networks import FRAMES
-from tools.benchmark.rows import ROWS, row_names
+from tools.benchmark.rows import measure, row_names
 from tools.benchmark.timing import Result, Setting, machine
 from tools.tables import format_table
 
 BUSY = 0.5  # load for each core beyond which times are not to be trusted
-
-
-def measure(name: str, setting: Setting) -> Result:
-    """Measure one row in this process."""
-    if setting.threads:
-        torch.set_num_threads(setting.threads)
-    return ROWS[name].runs(setting)
 
 
 def measure_all(names: Sequence[str], setting: Setting) -> dict[str, Result]:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import torch
+
 from tools.benchmark import data
 from tools.benchmark.networks import FRAMES, Case, count
 from tools.benchmark.timing import Result, Setting
@@ -142,3 +144,10 @@ def row_names(setting: Setting) -> list[str]:
     """Every row of the setting, in the order of measurement."""
     names = [name for name, row in ROWS.items() if row.in_quick or not setting.quick]
     return [name for name in names if name not in CUDA or setting.device.type == "cuda"]
+
+
+def measure(name: str, setting: Setting) -> Result:
+    """Measure one row in this process. Not in __main__, where processes that are spawned would not find it."""
+    if setting.threads:
+        torch.set_num_threads(setting.threads)
+    return ROWS[name].runs(setting)
