@@ -16,9 +16,10 @@ from common.signals import Stopped
 class Parser(argparse.ArgumentParser):
     """Answers a mistake with one line, and takes no abbreviated options."""
 
-    def __init__(self, *, prog: str, description: str | None) -> None:
+    def __init__(self, *, prog: str, description: str | None, add_help: bool = True) -> None:
+        layout = argparse.RawDescriptionHelpFormatter
         super().__init__(
-            prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+            prog=prog, description=description, formatter_class=layout, allow_abbrev=False, add_help=add_help
         )
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]  # argparse's own

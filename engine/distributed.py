@@ -18,8 +18,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
-from models.official import STATISTICS
-
 STOP_SECONDS = 120  # that processes have, once asked, to finish a step and save, before they are killed
 
 _store: dist.Store | None = None  # what all processes can read and write, also when one has failed
@@ -136,7 +134,7 @@ def own_statistics(model: nn.Module) -> dict[str, int]:
     """{name: channels} of the running statistics that each process keeps of its own share of the batches."""
     state = model.state_dict()
     norms = [name for name, module in model.named_modules() if not getattr(module, "synchronised", False)]
-    names = [(norm, f"{norm}.{statistic}") for norm in norms for statistic in STATISTICS]
+    names = [(norm, f"{norm}.{statistic}") for norm in norms for statistic in ("running_mean", "running_var")]
     return {name: len(state[f"{norm}.weight"]) for norm, name in names if name in state}
 
 

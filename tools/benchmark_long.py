@@ -20,25 +20,29 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from jsonargparse.typing import restricted_number_type
 
-from common.arguments import COUNT, NOT_NEGATIVE, POSITIVE, Parser, exit_status
+from common.arguments import COUNT, NOT_NEGATIVE, Parser, exit_status, typed
 from common.errors import InputError
 from datasets.frames import frame_path
 from models import CoarseNet, FineNet, save_official
 from models.x3d import VARIANTS
 from tools.benchmark.data import jpeg_videos
-from tools.benchmark.timing import machine, resident_gigabytes, why_it_failed
+from tools.benchmark.timing import Setting, machine, resident_gigabytes
 from tools.tables import format_table
 
 PROJECT = Path(__file__).resolve().parents[1]
 FPS, STRIDE = 24, 10
-LONGEST = 24 * 60  # minutes
+NAME = "minutes{:g}"  # of a video
 PICTURES = 24  # different frames, so that none has more links than file systems allow (65,000)
-STAGES = {
-    "fine": "stage 1, evaluation",
-    "features": "stage 2, extraction",
-    "coarse": "stage 3, evaluation",
-}
+MINUTES = typed(restricted_number_type("Minutes", float, [(">=", 0.01), ("<=", 1440)]), "0.01 to 1440 (a day)")
+STAGES = {  # what a stage is called in the table, its script, its options besides those of every stage
+    "fine": ("stage 1, evaluation", "train_fine.py", ("--eval_only", "true", "--fine.init", "{}/fine.pt")),
+    "features": ("stage 2, extraction", "extract_fineFEAT.py", ("--features.checkpoint", "{}/fine.pt")),
+    "coarse": (
+        "stage 3, evaluation", "train_coarse_fineFEAT.py", ("--eval_only", "true", "--coarse.init", "{}/coarse.pt")
+    ),
+}  # fmt: skip
 
 
 class Row(NamedTuple):
@@ -49,45 +53,20 @@ class Row(NamedTuple):
     window: int | None
 
 
-# --- the video and the networks ---------------------------------------------------------------------------------------
-
-
-def video_name(minutes: float) -> str:
-    return f"minutes{minutes:g}"
-
-
 def write_video(folder: Path, minutes: float) -> None:
     """One test video: folder/frames/NAME, its annotations folder/NAME.json."""
-    name, frames, n = video_name(minutes), folder / "frames", round(60 * FPS * minutes)
+    name, frames = NAME.format(minutes), folder / "frames"
     (frames / name).mkdir(parents=True)
-    with jpeg_videos(1, PICTURES) as pictures:
-        for k in range(1, n + 1):
-            if k <= PICTURES:
-                frame_path(frames, name, k).write_bytes(frame_path(pictures, "v0", k).read_bytes())
-            else:
-                os.link(frame_path(frames, name, k - PICTURES), frame_path(frames, name, k))
+    with jpeg_videos(1, PICTURES, within=folder) as pictures:
+        for k in range(round(60 * FPS * minutes)):
+            os.link(frame_path(pictures, "v0", k % PICTURES + 1), frame_path(frames, name, k + 1))
     annotation = {"subset": "testing", "duration": 60 * minutes, "actions": [[0, 0.0, 30.0 * minutes]]}
     (folder / f"{name}.json").write_text(json.dumps({name: annotation}))
 
 
-def write_networks(folder: Path, variant: str) -> None:
-    """Both networks with random weights, as published files."""
-    torch.manual_seed(0)
-    save_official(FineNet(variant=variant), folder / "fine.pt")
-    save_official(CoarseNet(variant=variant), folder / "coarse.pt")
-
-
-# --- measuring --------------------------------------------------------------------------------------------------------
-
-
 def command(row: Row, folder: Path, variant: str, gpu: str) -> list[str]:
     """The stage's script as a user would call it."""
-    name = video_name(row.minutes)
-    script, weights = {
-        "fine": ("train_fine.py", ["--eval_only", "true", "--fine.init", f"{folder}/fine.pt"]),
-        "features": ("extract_fineFEAT.py", ["--features.checkpoint", f"{folder}/fine.pt"]),
-        "coarse": ("train_coarse_fineFEAT.py", ["--eval_only", "true", "--coarse.init", f"{folder}/coarse.pt"]),
-    }[row.stage]
+    name, (_, script, own) = NAME.format(row.minutes), STAGES[row.stage]
     options = {
         "run.dir": folder / f"{name}_{row.window or 'whole'}",
         "data.frames": folder / "frames",
@@ -98,21 +77,18 @@ def command(row: Row, folder: Path, variant: str, gpu: str) -> list[str]:
         "model.variant": variant,
         "eval.window": row.window or "null",
     }
-    typed = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-    return [sys.executable, script, "-gpu", gpu, *typed, *weights]
+    words = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+    return [sys.executable, script, "-gpu", gpu, *words, *(word.format(folder) for word in own)]
 
 
 def measure(arguments: Sequence[str]) -> tuple[float, float]:
     """Seconds and peak memory (1e9 bytes) of a command."""
     begun = time.perf_counter()
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(arguments, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=said)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            said.seek(0)
-            why = why_it_failed(said.read().decode(errors="replace"), process.returncode)
-            raise InputError(f"{arguments[1]}: {why}")
+    process = subprocess.Popen(arguments, cwd=PROJECT, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise InputError(f"{arguments[1]} ended with exit status {process.returncode}")
     return time.perf_counter() - begun, resident_gigabytes(usage)
 
 
@@ -122,21 +98,23 @@ def rows(minutes: Sequence[float], whole: float, window: int) -> list[Row]:
     return [Row(stage, length, frames) for length, frames in windows for stage in STAGES]
 
 
-def measure_all(wanted: Sequence[Row], folder: Path, variant: str, gpu: str) -> Iterator[dict[str, str]]:
+def measure_all(arguments: argparse.Namespace, folder: Path) -> Iterator[dict[str, str]]:
     """The table's lines, each printed as soon as it is there."""
-    write_networks(folder, variant)
-    for length in dict.fromkeys(row.minutes for row in wanted):
+    torch.manual_seed(0)  # both networks with random weights, as published files
+    save_official(FineNet(variant=arguments.variant), folder / "fine.pt")
+    save_official(CoarseNet(variant=arguments.variant), folder / "coarse.pt")
+    for length in dict.fromkeys(arguments.minutes):
         write_video(folder, length)
-    for row in wanted:
-        seconds, gigabytes = measure(command(row, folder, variant, gpu))
+    for row in rows(arguments.minutes, arguments.whole, arguments.window):
+        seconds, gigabytes = measure(command(row, folder, arguments.variant, arguments.gpu))
         frames = round(60 * FPS * row.minutes) // STRIDE
         line = {
-            "work": STAGES[row.stage],
+            "work": STAGES[row.stage][0],
             "minutes": f"{row.minutes:g}",
             "clip frames": f"{frames}",
             "window": str(row.window or "whole"),
             "seconds": f"{seconds:.1f}",
-            "ms a frame": f"{1000 * seconds / frames:.1f}",
+            "ms per frame": f"{1000 * seconds / frames:.1f}",
             "GB": f"{gigabytes:.2f}",
         }
         print(", ".join(f"{key} {value}" for key, value in line.items()), flush=True)
@@ -145,12 +123,11 @@ def measure_all(wanted: Sequence[Row], folder: Path, variant: str, gpu: str) -> 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
-    print("  ".join(f"{key} {value}" for key, value in machine(torch.device("cpu")).items()), flush=True)
-    wanted = rows(arguments.minutes, arguments.whole, arguments.window)
+    print("  ".join(f"{key} {value}" for key, value in machine(Setting(torch.device("cpu"))).items()), flush=True)
 
     def work() -> None:
         with tempfile.TemporaryDirectory(dir=arguments.dir) as folder:
-            lines = list(measure_all(wanted, Path(folder), arguments.variant, arguments.gpu))
+            lines = list(measure_all(arguments, Path(folder)))
         print(f"\n{format_table(lines, markdown=arguments.markdown)}")
 
     return exit_status("python -m tools.benchmark_long", work)
@@ -158,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m tools.benchmark_long", description=__doc__)
-    parser.add_argument("--minutes", metavar="M", type=POSITIVE, nargs="+", default=[1, 5, 15], help="lengths")
+    parser.add_argument("--minutes", metavar="M", type=MINUTES, nargs="+", default=[1, 5, 15], help="lengths")
     parser.add_argument("--whole", metavar="M", type=NOT_NEGATIVE, default=1, help="up to here also whole (default 1)")
     parser.add_argument("--window", metavar="N", type=COUNT, default=64, help="clip frames of a window (default 64)")
     parser.add_argument("--variant", choices=list(VARIANTS), default="M", help="size of both networks (default M)")
@@ -166,10 +143,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dir", metavar="DIR", help="where temporary files go: 11 MB of features a minute")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     arguments = parser.parse_args(argv)
-    if min(arguments.minutes) * 60 * FPS < STRIDE:
-        parser.error(f"--minutes {min(arguments.minutes):g}: too short for a clip frame; at least 0.01")
-    if max(arguments.minutes) > LONGEST:
-        parser.error(f"--minutes {max(arguments.minutes):g}: at most {LONGEST}, a day")
     if arguments.gpu != "cpu" and not arguments.gpu.isdecimal():
         parser.error(f"-gpu {arguments.gpu}: cpu or the number of a GPU")
     if arguments.dir and not Path(arguments.dir).is_dir():

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from configs.schema import Model
 from tools.benchmark import networks
 from tools.benchmark import table as benchmark_table
 from tools.benchmark.networks import Case
@@ -17,20 +18,20 @@ JOINT = {name: row for name, row in ROWS.items() if isinstance(row.runs, Case) a
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setattr(networks, "VARIANT", "tiny")
+    monkeypatch.setattr(networks, "MODEL", Model(variant="tiny"))
     monkeypatch.setattr(networks, "SIZE", 64)
 
 
 @pytest.mark.parametrize("name", JOINT)
 def test_a_row(name):
     case = replace(JOINT[name].runs, frames=4)
-    net, inputs = networks.network_and_inputs(case, CPU)
-    assert [x.shape[2] for x in inputs[:2]] == [4, 8]
+    net, batch = networks.network_and_batch(case, CPU)
+    assert [batch[name].shape[2] for name in ("clip", "fine_clip")] == [4, 8]
     before = {name: p.clone() for name, p in net.named_parameters()}
-    networks.training_step(case, net, inputs)()
+    networks.training_step(case, net, batch)()
     streams = {name.partition(".")[0] for name, p in net.named_parameters() if not torch.equal(p, before[name])}
     assert streams == ({"coarse"} if case.fine_frozen else {"fine", "coarse"})
-    assert net.coarse.backbone.stages[0].checkpoint_activations == case.checkpointed
+    assert net.coarse.backbone.stem.checkpoint_activations == case.checkpointed
     assert ("frozen" in name, "checkpointed" in name) == (case.fine_frozen, case.checkpointed)
     assert (case.least, case.most) == (1, 1)
 
@@ -42,5 +43,5 @@ def test_rows_are_measured_and_told():
     assert line["work"] == "Both streams, train step, Fine stream frozen"
     assert line["ours"] == f"{result['seconds']:.2f} s, {result['gigabytes']:.2f} GB"
     assert len(JOINT) == 4
-    assert JOINT.keys() <= set(row_names(quick=False))
-    assert not JOINT.keys() & set(row_names(quick=True))
+    assert JOINT.keys() <= set(row_names(Setting(CPU)))
+    assert not JOINT.keys() & set(row_names(Setting(CPU, quick=True)))

@@ -36,21 +36,22 @@ def test_stage_3_reads_what_stage_2_wrote(tmp_path):
     assert len(runs) == 1
 
 
-def test_measuring():
+def test_measuring(capfd):
     seconds, gigabytes = measure([sys.executable, "-c", "bytearray(b'1') * 400_000_000"])
     assert seconds > 0
     assert gigabytes > 0.4
-    with pytest.raises(InputError, match="-c: no luck"):
+    with pytest.raises(InputError, match="-c ended with exit status 1"):
         measure([sys.executable, "-c", "raise SystemExit('no luck')"])
+    assert capfd.readouterr().err == "no luck\n"
 
 
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--minutes", "0.001"], "--minutes 0.001: too short"),
-        (["--minutes", "inf"], "--minutes: 'inf' is not a number above 0"),
+        (["--minutes", "0.001"], "--minutes: '0.001' is not 0.01 to 1440 (a day)"),
+        (["--minutes", "inf"], "--minutes: 'inf' is not 0.01 to 1440 (a day)"),
         (["--window", "0"], "--window: '0' is not a whole number of at least 1"),
-        (["--minutes", "1e300"], "at most 1440, a day"),
+        (["--minutes", "1e300"], "--minutes: '1e300' is not 0.01 to 1440 (a day)"),
         (["--whole", "nan"], "--whole: 'nan' is not 0 or more"),
         (["-gpu", "abc"], "-gpu abc: cpu or the number of a GPU"),
         (["--dir", "nowhere"], "--dir nowhere: no such folder"),

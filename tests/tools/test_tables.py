@@ -12,3 +12,4 @@ def test_markdown_and_columns():
         "| 22 |  |",
     ]
     assert format_table(table, markdown=False).splitlines() == ["a   long name", "1   x", "22"]
+    assert format_table(table, numbers=True).splitlines() == ["a   long name", "1           x", "22"]

@@ -15,7 +15,7 @@ from eval.bootstrap import LEVEL
 from tools.ablate.jobs import Seconds
 from tools.ablate.scores import REFERENCE, RESAMPLES, TITLES, Estimate, Row, rows
 from tools.runs import official_labels, read_truth
-from tools.tables import Table, format_table
+from tools.tables import format_table
 
 SUFFIXES = (".md", ".json", ".csv", ".png")
 
@@ -66,8 +66,8 @@ def write(
 
 def markdown(table: Sequence[Row], about: Mapping[str, Any]) -> str:
     """The table of results, and that of differences and costs."""
-    results: Table = []
-    differences: Table = []
+    results: list[dict[str, str]] = []
+    differences: list[dict[str, str]] = []
     for row in table:
         results.append({
             "": row.title,

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import functional as F
 
 from datasets.annotations import Video
 from datasets.batch import Loader
@@ -34,10 +35,10 @@ CPU = torch.device("cpu")
 
 
 @contextmanager
-def jpeg_videos(count: int, frames: int) -> Iterator[Path]:
+def jpeg_videos(count: int, frames: int, *, within: Path | None = None) -> Iterator[Path]:
     """A folder of videos v0, v1, ...: a window moves over clouds of all sizes, about 11 KB a frame as in Charades."""
     rng = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=within) as folder:
         for video in range(count):
             canvas = _clouds(rng, HEIGHT + frames, WIDTH + frames)
             path = frame_path(folder, f"v{video}", 1)
@@ -71,35 +72,31 @@ def loading(setting: Setting) -> Result:
     with jpeg_videos(1, frames) as root:
         paths = [frame_path(root, "v0", k + 1) for k in range(frames)]
 
-        def ours(buffer: Tensor | None = None) -> Tensor:
+        buffer = torch.empty(1, frames, SIZE, SIZE, 3)  # which every clip overwrites, as in training
+
+        def ours() -> Tensor:
             clip = render(read_frames(root, "v0", range(1, frames + 1), decode), view, SIZE)
             return normalise(clip[None], [frames], buffer)
 
-        buffer = ours()  # which the clips after it overwrite, as in training
-        seconds, pil_seconds = _medians(setting, lambda: ours(buffer), lambda: pil_clip(paths, view))
-        kilobytes = sum(path.stat().st_size for path in paths) / frames / 1e3
+        seconds, pil_seconds = _medians(setting, ours, lambda: pil_clip(paths, view))
+        size = sum(path.stat().st_size for path in paths)
     return {
         "seconds": seconds,
         "frames": frames,
         "pil_seconds": pil_seconds,
         "speedup": pil_seconds / seconds,
-        "kilobytes_per_frame": kilobytes,
+        "kilobytes_per_frame": size / frames / 1e3,
     }
 
 
 def pil_clip(paths: list[Path], view: View) -> Tensor:
     """The PIL path: each frame is opened, cropped, resized, mirrored and normalised by itself; clip (1,3,T,H,W)."""
-    left, top, side, flip = view
-    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (MEAN, STD))
     frames = []
     for path in paths:
         with Image.open(path) as file:
-            image = file.convert("RGB").crop((left, top, left + side, top + side))
-        image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-        if flip:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        frame = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)
-        frames.append(frame.sub_(mean).div_(std))
+            image = F.resized_crop(file.convert("RGB"), view.top, view.left, view.side, view.side, [SIZE, SIZE])
+        tensor = F.to_tensor(F.hflip(image) if view.flip else image)
+        frames.append(F.normalize(tensor, MEAN, STD, inplace=True))
     return torch.stack(frames, 1)[None]
 
 
@@ -153,13 +150,7 @@ def store(setting: Setting) -> Result:
     start = (VIDEO_FRAMES - WINDOW) // 2
     with tempfile.TemporaryDirectory() as folder:
         ours, beside = Path(folder, "ours"), Path(folder, "beside")
-        settings: Settings = {
-            "checkpoint": "none",
-            "checkpoint_sha256": "",
-            "stride": 10,
-            "crop": SIZE,
-            "dtype": "float16",
-        }
+        settings = Settings(checkpoint="none", checkpoint_sha256="", stride=10, crop=SIZE, dtype="float16")
         with FeatureWriter(ours, settings) as writer:
             writer.write("v0", features)
         beside.mkdir()

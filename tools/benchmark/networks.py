@@ -7,26 +7,26 @@ needing fewer counts as speed.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from configs.schema import Coarse, Config, Fine
-from engine.step import make_optimizer
-from models import CoarseFineNet, CoarseNet, FineNet, cpu_kernels, prepare_for_inference
-from models.losses import detection_loss
+from configs.schema import Coarse, Config, Model, Run
+from datasets.batch import Batch
+from engine.networks import Network, build, logits_at_labels
+from engine.step import Step
+from models import cpu_kernels, prepare_for_inference
 from models.x3d import VARIANTS
-from tools.benchmark.timing import Result, Setting, matrix_rate, median_seconds, peak_gigabytes, reset_peak
+from tools.benchmark.timing import Result, Setting, matrix_rate, median_seconds, peak_gigabytes
+from tools.complexity.count import count_coarse, count_fine
 
-VARIANT, SIZE, CLASSES = "M", 224, 157
+MODEL, SIZE, CLASSES = Model(), 224, 157
 FRAMES = 64
 FINE_PER_COARSE = 2  # T' = 128 feature frames beside a clip of T = 64
 LABELS_PER_FRAME = 10
 MULTIPLY_ADDS = {"fine": 19.0e9, "coarse": 12.7e9}  # of one clip of 64 frames, as published; `count` has ours
 QUICK = 4  # a quick row has this many times fewer frames
-Stream = TypeVar("Stream", FineNet, CoarseNet)
-Inputs = tuple[Any, ...]  # a network's arguments: tensors, and a dict of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,116 +54,108 @@ class Case:
     most: int = 25
     budget: float = 8.0
 
+    @property
+    def stage(self) -> str:
+        return "fine" if self.stream == "fine" else "coarse"
+
+    @property
+    def config(self) -> Config:
+        """The experiment whose network and optimizer it takes."""
+        source: Literal["network", "store"] = "network" if self.stream == "both" else "store"
+        return Config(
+            model=replace(MODEL, checkpoint_activations=self.checkpointed),
+            coarse=Coarse(fine_source=source, fine_frozen=self.fine_frozen, fine_init="best.pt"),
+            run=Run(precision="bf16" if self.bf16 else "fp32"),
+        )
+
     def __call__(self, setting: Setting) -> Result:
         """Measure it."""
         case = replace(self, frames=self.frames // QUICK) if setting.quick else self
         if not case.plain:
             cpu_kernels.ask_for_huge_pages()
         torch.manual_seed(0)
+        rate_before = matrix_rate(setting)
+        net, batch = network_and_batch(case, setting.device)
+        work = training_step(case, net, batch) if case.training else _evaluation(case, net, batch)
+        (seconds,) = median_seconds(setting, work, least=case.least, most=case.most, budget=case.budget)
+        measured = {"seconds": seconds, "gigabytes": peak_gigabytes(setting.device)}
         if case.stream == "both":  # in one network, of which nothing is published
-            return _seconds_and_gigabytes(case, setting)
-        rates = [matrix_rate(setting)]
-        measured = _seconds_and_gigabytes(case, setting)
-        rates.append(matrix_rate(setting))
-        rate = sum(rates) / 2
-        passes = 3 if case.training else 1
+            return measured
+        rate, passes = (rate_before + matrix_rate(setting)) / 2, 3 if case.training else 1
         floor = 2 * MULTIPLY_ADDS[case.stream] * case.batch * case.frames / FRAMES * passes / rate
         return measured | {
             "frames": case.frames,
             "batch": case.batch,
             "matrix_rate": rate,
             "floor_seconds": floor,
-            "times_floor": measured["seconds"] / floor,
+            "times_floor": seconds / floor,
         }
-
-
-def _seconds_and_gigabytes(case: Case, setting: Setting) -> Result:
-    reset_peak(setting.device)
-    net, inputs = network_and_inputs(case, setting.device)
-    if not case.plain:
-        cpu_kernels.install(net)
-    work = training_step(case, net, inputs) if case.training else _evaluation(case, net, inputs)
-    (seconds,) = median_seconds(setting, work, least=case.least, most=case.most, budget=case.budget)
-    return {"seconds": seconds, "gigabytes": peak_gigabytes(setting.device)}
 
 
 def count(setting: Setting) -> Result:
     """Multiply-adds of one evaluated clip of 64 frames as our networks do it, counted without computing any."""
-    from tools.complexity.count import count_coarse, count_fine  # not at the top: memory that would count as theirs
-
     return {
         "fine": count_fine(Config(), FRAMES).total,
         "coarse": count_coarse(Config(), FRAMES, FINE_PER_COARSE * FRAMES).total,
     }
 
 
-def network_and_inputs(case: Case, device: torch.device) -> tuple[nn.Module, Inputs]:
-    """The network, and what it takes, in the memory that `datasets.batch.prepare` leaves clips in: (B,T,H,W,3)."""
+def network_and_batch(case: Case, device: torch.device) -> tuple[Network, Batch]:
+    """The network, and a batch of random contents as `datasets.batch.prepare` leaves it."""
     B, T, window = case.batch, case.frames, FINE_PER_COARSE * case.frames
     with device:
-        net = _network(case)
-        clip = _clip(B, T)
-        if case.stream == "fine":
-            return net, (clip,)
+        net = build(case.config, case.stage)
+        labels, mask = _labels(B, T)
+        frames = torch.full((B,), T)
+        batch = Batch(
+            videos=["video"] * B, clip=_clip(B, T), frames=frames, labels=labels, mask=mask, num_frames=10 * frames
+        )
+        if case.stream != "fine":
+            batch["fine_mask"], batch["start"] = torch.ones(B, window), torch.zeros(B, dtype=torch.long)
         if case.stream == "coarse":
-            channels = VARIANTS[VARIANT].feature_channels
-            fine: Tensor | dict[str, Tensor] = {name: torch.rand(B, C, window, 7, 7) for name, C in channels.items()}
-        else:
-            fine = _clip(B, window)
-        return net, (clip, fine, torch.ones(B, window), torch.zeros(B, dtype=torch.long))
-
-
-def _network(case: Case) -> nn.Module:
-    if case.stream == "both":
-        fine, coarse = _stream(FineNet, case), _stream(CoarseNet, case)
-        return CoarseFineNet(fine=fine, coarse=coarse, fine_frozen=case.fine_frozen)
-    return _stream(FineNet, case) if case.stream == "fine" else _stream(CoarseNet, case)
-
-
-def _stream(kind: type[Stream], case: Case) -> Stream:
-    return kind(num_classes=CLASSES, variant=VARIANT, checkpoint_activations=case.checkpointed)
+            channels = VARIANTS[MODEL.variant].feature_channels
+            batch["fine_features"] = {level: torch.rand(B, C, window, 7, 7) for level, C in channels.items()}
+        if case.stream == "both":
+            batch["fine_clip"] = _clip(B, window)
+            batch["fine_labels"], batch["fine_labels_mask"] = _labels(B, window)
+    return net, batch
 
 
 def _clip(B: int, T: int) -> Tensor:
+    """(B,3,T,H,W) in the memory of (B,T,H,W,3)."""
     return torch.randn(B, T, SIZE, SIZE, 3).permute(0, 4, 1, 2, 3)
 
 
-def _evaluation(case: Case, net: nn.Module, inputs: Inputs) -> Callable[[], Tensor]:
+def _labels(B: int, T: int) -> tuple[Tensor, Tensor]:
+    """Labels (B,C,L) and mask (B,L)."""
+    L = LABELS_PER_FRAME * T
+    return (torch.rand(B, CLASSES, L) < 0.05).float(), torch.ones(B, L)
+
+
+def _evaluation(case: Case, net: Network, batch: Batch) -> Callable[[], Tensor]:
     net = net.eval() if case.plain else prepare_for_inference(net)
-    forward: Callable[..., Tensor] = torch.compile(net) if case.compiled else net
+    if case.compiled:
+        net.compile()
 
     @torch.no_grad()
     def evaluate() -> Tensor:
-        with torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=case.bf16):
-            return forward(*inputs)
+        with torch.autocast(batch["clip"].device.type, torch.bfloat16, enabled=case.bf16):
+            return logits_at_labels(net, batch)[0]
 
     return evaluate
 
 
-def training_step(case: Case, net: nn.Module, inputs: Inputs) -> Callable[[], None]:
-    """An optimizer step on random labels; of both streams, each has its loss."""
-    stage: Fine | Coarse = Fine() if case.stream == "fine" else Coarse()
-    factor = stage.fusion_lr_factor if isinstance(stage, Coarse) else 1.0
-    optimizer = make_optimizer(net, stage, fusion_lr_factor=factor)
-    forward: Callable[..., Any] = torch.compile(net.train()) if case.compiled else net.train()
-    device = inputs[0].device
-    heads = [(case.frames, case.stream == "fine")]  # of each its frames, and whether its logits align with the corners
-    if case.stream == "both":
-        heads.append((FINE_PER_COARSE * case.frames, True))
-    with device:
-        labels = [(torch.rand(case.batch, CLASSES, LABELS_PER_FRAME * T) < 0.05).float() for T, _ in heads]
-        masks = [torch.ones(case.batch, LABELS_PER_FRAME * T) for T, _ in heads]
+def training_step(case: Case, net: Network, batch: Batch) -> Callable[[], None]:
+    """The engine's optimizer step on random labels; of both streams, each that is trained has its loss."""
+    if not case.plain:
+        cpu_kernels.install(net)
+    net.train()
+    if case.compiled:
+        net.compile()
+    training = Step(net, case.config, case.stage, batch["clip"].device)
 
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=case.bf16):
-            output = forward(*inputs)
-        logits = output if isinstance(output, tuple) else (output,)
-        losses = [
-            detection_loss(x, y, mask, align_corners=align)["loss"]
-            for x, y, mask, (_, align) in zip(logits, labels, masks, heads, strict=True)
-        ]
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack(losses).sum().backward()
-        optimizer.step()
+        training.gradients(batch)
+        training.update()
 
     return step

@@ -4,6 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import torch
+
+from tools.benchmark import data
 from tools.benchmark.networks import FRAMES, Case, count
 from tools.benchmark.timing import Result, Setting
 
@@ -32,34 +35,16 @@ class Row:
         runs: a pass of a network, or a function that measures something else.
         work: what the row is called in the tables.
         ours: a template over the result.
-        beside: another, of the way it stands beside; a network has its `plain` row there.
-        published: the published code's figure, from the design document.
+        baseline: another, of the obvious way of doing it; a network has its `plain` row there.
         in_quick: measured by --quick too.
-        cuda_only: needs a GPU.
     """
 
     runs: Callable[[Setting], Result]
     work: str = ""
     ours: str = "{times_floor:.1f}x floor, {seconds:.2f} s, {gigabytes:.2f} GB"
-    beside: str = ""
-    published: str = ""
+    baseline: str = ""
     limits: tuple[Limit, ...] = ()
     in_quick: bool = True
-    cuda_only: bool = False
-
-    def can_run(self, setting: Setting) -> bool:
-        return setting.device.type == "cuda" or not self.cuda_only
-
-
-def _data(name: str) -> Callable[[Setting], Result]:
-    """A function of tools.benchmark.data, which is imported late: its memory would count as the networks'."""
-
-    def measure(setting: Setting) -> Result:
-        from tools.benchmark import data
-
-        return getattr(data, name)(setting)
-
-    return measure
 
 
 def _floor(bound: float) -> Limit:
@@ -84,71 +69,55 @@ PASSES = {
     "coarse_train": Case(stream="coarse", training=True, batch=2),
 }
 FINE_STEP, COARSE_STEP = PASSES["fine_train"], PASSES["coarse_train"]
-AGAIN = "activations computed again"
+CHECKPOINTED = "with activation checkpointing"
 LINES = {  # of the main table
-    "fine_eval": Row(work="Fine, evaluation", runs=PASSES["fine_eval"], published="22x floor", limits=(_floor(4.8),)),
-    "fine_train": Row(
-        work="Fine, train step",
-        runs=FINE_STEP,
-        published="32x floor, 6.6 GB",
-        limits=(_floor(10), _gigabytes(4.8)),
-    ),
+    "fine_eval": Row(work="Fine, evaluation", runs=PASSES["fine_eval"], limits=(_floor(4.8),)),
+    "fine_train": Row(work="Fine, train step", runs=FINE_STEP, limits=(_floor(10), _gigabytes(4.8))),
     "fine_train_checkpointed": Row(
-        work=f"the same, {AGAIN}",
-        runs=replace(FINE_STEP, checkpointed=True),
-        limits=(_floor(13), _gigabytes(2.6)),
+        work=CHECKPOINTED, runs=replace(FINE_STEP, checkpointed=True), limits=(_floor(13), _gigabytes(2.6))
     ),
     "coarse_eval": Row(work="Coarse, evaluation", runs=PASSES["coarse_eval"]),
-    "coarse_train": Row(
-        work="Coarse, train step, B=2",
-        runs=COARSE_STEP,
-        published="59x floor, 12.0 GB",
-        limits=(_floor(10.5), _gigabytes(5.5)),
-    ),
+    "coarse_train": Row(work="Coarse, train step, B=2", runs=COARSE_STEP, limits=(_floor(10.5), _gigabytes(5.5))),
     "coarse_train_checkpointed": Row(
-        work=f"the same, {AGAIN}", runs=replace(COARSE_STEP, checkpointed=True), limits=(_gigabytes(3.3),)
+        work=CHECKPOINTED, runs=replace(COARSE_STEP, checkpointed=True), limits=(_gigabytes(3.3),)
     ),
-    "both_trained": _both("T=64 and T'=128"),
-    "both_trained_checkpointed": _both(AGAIN, checkpointed=True),
+    "both_trained": _both("both trained"),
+    "both_trained_checkpointed": _both(f"both trained, {CHECKPOINTED}", checkpointed=True),
     "both_frozen": _both("Fine stream frozen", fine_frozen=True),
-    "both_frozen_checkpointed": _both(f"Fine stream frozen, {AGAIN}", fine_frozen=True, checkpointed=True),
+    "both_frozen_checkpointed": _both(f"Fine stream frozen, {CHECKPOINTED}", fine_frozen=True, checkpointed=True),
     "loading": Row(
         work="JPEG files to a normalised clip, one process",
-        runs=_data("loading"),
+        runs=data.loading,
         ours="{seconds:.3f} s, {speedup:.1f} times faster",
-        beside="PIL path: {pil_seconds:.3f} s",
-        published="the PIL path",
+        baseline="frame by frame with PIL: {pil_seconds:.3f} s",
         limits=(Limit("speedup", ">=", 3, " times"),),
     ),
     "average_precision": Row(
-        work="Average precision of 46,575 x 157 scores",
-        runs=_data("precision"),
+        work="average precision of 46,575 x 157 scores",
+        runs=data.precision,
         ours="{seconds:.3f} s",
-        beside="an argsort a class: {argsort_seconds:.3f} s",
-        published="0.78 s",
+        baseline="one argsort per class: {argsort_seconds:.3f} s",
         limits=(Limit("seconds", "<=", 0.25, " s"),),
     ),
     "feature_store": Row(
-        work="Feature store, a video of 75 frames",
-        runs=_data("store"),
-        ours="{megabytes:.2f} MB, {milliseconds:.2f} ms to read; "
+        work="feature store, a video of 75 frames",
+        runs=data.store,
+        ours="{megabytes:.2f} MB, {milliseconds:.2f} ms; "
         "{window_milliseconds:.2f} ms for 32 frames of the widest level",
-        beside="5 pickled files: {pickled_megabytes:.2f} MB, {pickled_milliseconds:.2f} ms",
-        published="11.65 MB, 3.1 ms",
-        limits=(Limit("share", "<=", 0.5, " of the bytes"), Limit("window_milliseconds", "<=", 1, " ms a window")),
+        baseline="5 pickled files: {pickled_megabytes:.2f} MB, {pickled_milliseconds:.2f} ms",
+        limits=(Limit("share", "<=", 0.5, " of the bytes"), Limit("window_milliseconds", "<=", 1, " ms per window")),
     ),
 }
 PLAIN = {f"{name}_plain": replace(LINES[name], runs=replace(case, plain=True)) for name, case in PASSES.items()}
-CUDA = {
+CUDA = {  # measured on a GPU only
     f"{name}_{suffix}": Row(
         work=f"{LINES[name].work}, {suffix.replace('_', ', ')}",
         runs=replace(case, bf16="bf16" in suffix, compiled="compiled" in suffix),
-        cuda_only=True,
     )
     for name, case in PASSES.items()
     for suffix in ("bf16", "compiled", "bf16_compiled")
 }
-OTHERS = {"multiply_adds": Row(runs=count), "loader_worker": Row(runs=_data("worker"))}
+OTHERS = {"multiply_adds": Row(runs=count), "loader_worker": Row(runs=data.worker)}
 
 LENGTHS = {  # T at which a row's growth is looked at, one clip at a time
     "fine_eval": (16, 32, 64, 128, 256, 512),
@@ -171,6 +140,14 @@ SERIES = {
 ROWS = OTHERS | SERIES | LINES | PLAIN | CUDA
 
 
-def row_names(*, quick: bool) -> list[str]:
-    """Every row, in the order of measurement."""
-    return [name for name, row in ROWS.items() if row.in_quick or not quick]
+def row_names(setting: Setting) -> list[str]:
+    """Every row of the setting, in the order of measurement."""
+    names = [name for name, row in ROWS.items() if row.in_quick or not setting.quick]
+    return [name for name in names if name not in CUDA or setting.device.type == "cuda"]
+
+
+def measure(name: str, setting: Setting) -> Result:
+    """Measure one row in this process. Not in __main__, where processes that are spawned would not find it."""
+    if setting.threads:
+        torch.set_num_threads(setting.threads)
+    return ROWS[name].runs(setting)

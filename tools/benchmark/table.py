@@ -1,4 +1,4 @@
-"""The benchmark's tables: what was measured, beside what was published, what stands beside it, and what must hold."""
+"""The benchmark's tables: what was measured, the baseline beside it, and the limit."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,9 @@ def comparison(results: Results, *, judged: bool) -> Table:
     return [
         {
             "work": row.work,
-            "published code (figure from the design)": row.published,
-            "beside it here": _cell(row.beside, results[name]) or _cell(row.ours, results.get(f"{name}_plain")),
+            "baseline": _cell(row.baseline, results[name]) or _cell(row.ours, results.get(f"{name}_plain")),
             "ours": _cell(row.ours, results[name]),
-            "must hold": ", ".join(map(str, row.limits)),
+            "limit": ", ".join(map(str, row.limits)),
             "met": _verdict(row.limits, results[name]) if judged or not row.limits else "not judged",
         }
         for name, row in LINES.items()
@@ -52,41 +51,32 @@ def _verdict(limits: Sequence[Limit], result: Result) -> str:
     return f"no: {', '.join(missed)}" if missed else "yes"
 
 
-# --- against length ---------------------------------------------------------------------------------------------------
-
-
 def growth(results: Results) -> Table:
     """Seconds and memory of one clip at each length, and how they grow."""
     table = []
     for name, lengths in LENGTHS.items():
-        measured = {T: results.get(length_row(name, T), {}) for T in lengths}
-        measured = {T: result for T, result in measured.items() if "seconds" in result}
+        rows = {T: results.get(length_row(name, T), {}) for T in lengths}
+        measured = [(T, row["seconds"], row["gigabytes"]) for T, row in rows.items() if "seconds" in row]
         if len(measured) > 1:
-            table.append({"work, B=1": _one_clip(name), **_growth(measured)})
+            T, seconds, gigabytes = np.array(measured).T
+            doublings = math.log2(T[-1] / T[-2])
+            time, memory = ((y[-1] / y[-2]) ** (1 / doublings) for y in (seconds, gigabytes))
+            table.append(
+                {
+                    "work, B=1": _one_clip(name),
+                    "T": " ".join(f"{x:.0f}" for x in T),
+                    "s": " ".join(f"{x:.2f}" for x in seconds),
+                    "GB": " ".join(f"{x:.2f}" for x in gigabytes),
+                    "ms per frame": f"{1e3 * np.polyfit(T, seconds, 1)[0]:.1f}",  # the slope of a straight line
+                    "MB per frame": f"{1e3 * np.polyfit(T, gigabytes, 1)[0]:.1f}",
+                    "last doubling": f"time x{time:.2f}, memory x{memory:.2f}",
+                }
+            )
     return table
-
-
-def _growth(measured: Mapping[int, Result]) -> dict[str, str]:
-    """The cells of a line."""
-    T = np.array(list(measured))
-    seconds, gigabytes = (np.array([result[key] for result in measured.values()]) for key in ("seconds", "gigabytes"))
-    doublings = math.log2(T[-1] / T[-2])
-    time, memory = ((y[-1] / y[-2]) ** (1 / doublings) for y in (seconds, gigabytes))
-    return {
-        "T": " ".join(map(str, T)),
-        "s": " ".join(f"{x:.2f}" for x in seconds),
-        "GB": " ".join(f"{x:.2f}" for x in gigabytes),
-        "ms a frame": f"{1e3 * np.polyfit(T, seconds, 1)[0]:.1f}",  # the slope of a straight line
-        "MB a frame": f"{1e3 * np.polyfit(T, gigabytes, 1)[0]:.1f}",
-        "last doubling": f"time x{time:.2f}, memory x{memory:.2f}",
-    }
 
 
 def _one_clip(name: str) -> str:
     return LINES[name].work.removesuffix(", B=2")
-
-
-# --- loader -----------------------------------------------------------------------------------------------------------
 
 
 def loader_workers(results: Results, entered: tuple[float, int] | None) -> Table:
@@ -109,26 +99,23 @@ def loader_workers(results: Results, entered: tuple[float, int] | None) -> Table
     return [
         {
             "step": step,
-            "s a step": f"{seconds:.2f}",
-            "clips a step": str(clips),
-            "s a clip and worker": f"{seconds_per_clip:.3f}",
+            "s per step": f"{seconds:.2f}",
+            "clips per step": str(clips),
+            "s per clip and worker": f"{seconds_per_clip:.3f}",
             "workers": str(math.ceil(seconds_per_clip * clips / seconds)),
         }
         for step, (seconds, clips) in steps.items()
     ]
 
 
-# --- text -------------------------------------------------------------------------------------------------------------
-
-
-def multiply_adds(results: Results) -> str:
-    """The unit's constants, beside what our networks need."""
+def multiply_adds(results: Results) -> Table:
+    """G multiply-adds of a clip of 64 frames: those of the floor, and what our networks need."""
     counted = results.get("multiply_adds", {})
-    parts = []
-    for stream, published in MULTIPLY_ADDS.items():
-        ours = f", counted in ours {counted[stream] / 1e9:.1f} G" if stream in counted else ""
-        parts.append(f"{stream} {published / 1e9:.1f} G as published{ours}")
-    return f"Multiply-adds of a clip of {FRAMES} frames: {'; '.join(parts)}. The floor counts the published ones."
+    return [
+        {"stream": stream, "as published": f"{published / 1e9:.1f}", "ours": f"{counted[stream] / 1e9:.1f}"}
+        for stream, published in MULTIPLY_ADDS.items()
+        if stream in counted
+    ]
 
 
 def summary(result: Result) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import resource
 import statistics
 import time
@@ -18,10 +19,15 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a row is measured, and whether in a hurry."""
+    """Where a row is measured, and whether in a hurry.
+
+    Attributes:
+        threads: of PyTorch; None for its own choice.
+    """
 
     device: torch.device
     quick: bool = False
+    threads: int | None = None
 
 
 def median_seconds(
@@ -34,7 +40,7 @@ def median_seconds(
     if setting.quick:
         least, budget = min(least, 2), budget / 8
     for work in works:
-        work()
+        _seconds(work, setting.device)
     rounds: list[list[float]] = []
     begun = time.perf_counter()
     while len(rounds) < least or (time.perf_counter() - begun < budget and len(rounds) < most):
@@ -43,17 +49,11 @@ def median_seconds(
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    _wait(device)
     begun = time.perf_counter()
     work()
-    _wait(device)
-    return time.perf_counter() - begun
-
-
-def _wait(device: torch.device) -> None:
-    """Until a GPU has done what it was told."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    return time.perf_counter() - begun
 
 
 def matrix_rate(setting: Setting) -> float:
@@ -61,12 +61,6 @@ def matrix_rate(setting: Setting) -> float:
     a, out = torch.rand(SIDE, SIDE, device=setting.device), torch.empty(SIDE, SIDE, device=setting.device)
     (seconds,) = median_seconds(setting, lambda: torch.mm(a, a, out=out), least=5, budget=1.0)
     return 2 * SIDE**3 / seconds
-
-
-def reset_peak(device: torch.device) -> None:
-    """Forget earlier peaks where that is possible: on a GPU; a process on a CPU keeps its peak for life."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_gigabytes(device: torch.device) -> float:
@@ -81,26 +75,16 @@ def resident_gigabytes(usage: resource.struct_rusage) -> float:
     return usage.ru_maxrss * (1 if platform.system() == "Darwin" else 1024) / 1e9  # Linux counts in KiB
 
 
-def why_it_failed(errors: str, status: int) -> str:
-    """The last line that a process wrote to stderr; without one, how it ended."""
-    return errors.strip().rpartition("\n")[2] or f"exit status {status} (out of memory?)"
-
-
-def machine(device: torch.device) -> dict[str, Any]:
+def machine(setting: Setting) -> dict[str, Any]:
     """What the figures depend on. `load` is of the last minute: beyond what this process takes, others were busy."""
+    info = Path("/proc/cpuinfo")
+    name = re.search(r"model name\s*: (.*)", info.read_text()) if info.is_file() else None
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
-        "cpu": _cpu_name(),
+        "device": torch.cuda.get_device_name(setting.device) if setting.device.type == "cuda" else "CPU",
+        "cpu": name[1] if name else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": setting.threads or torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -17,6 +17,7 @@ from pathlib import Path
 from string import ascii_uppercase
 
 from jsonargparse.typing import restricted_number_type
+from matplotlib.backend_bases import FigureCanvasBase
 
 from common.arguments import COUNT, WHOLE, Parser, check_outputs, exit_status, typed
 from common.errors import InputError, options_called
@@ -24,7 +25,7 @@ from datasets.annotations import load_annotations, read_class_names
 from datasets.kinds import CHARADES, CLASS_FILE
 from eval.bootstrap import LEVEL
 from eval.charades_localize import Truth, read_ground_truth
-from tools.compare.figure import check_format, draw
+from tools.compare.figure import draw
 from tools.compare.output import by_class, summary, write_comparison, write_csv
 from tools.compare.rules import Reader, prediction_files, score_all
 
@@ -63,8 +64,8 @@ def compare(args: argparse.Namespace) -> None:
     outputs = [path for path in (args.json, args.csv, args.figure) if path]
     inputs = [args.ground_truth, *([args.class_names] if args.class_names else [])]
     check_outputs(outputs, inputs + [file for path in args.predictions for file in prediction_files(path)])
-    if args.figure:
-        check_format(args.figure)
+    if args.figure and args.figure.suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
+        raise InputError(f"{args.figure}: not the name of a picture; let it end in .png, .pdf or .svg")
     if args.frames and not args.frames.is_dir():
         raise InputError(f"{args.frames}: no such folder; --frames holds <id>/<id>-000001.jpg")
     reader = Reader(read_truth(args.ground_truth, args.first_class), args.ground_truth, args.frames, args.stride)
@@ -75,7 +76,7 @@ def compare(args: argparse.Namespace) -> None:
     scored = score_all(files, reader.truth, resamples=args.resamples, seed=args.seed)
     print(f"{args.ground_truth}: {len(reader.truth)} videos, {len(names)} classes")
     print(f"percent [95% interval], from {args.resamples} resamples of the videos, seed {args.seed}\n")
-    print("\n".join([*summary(scored), *by_class(scored, names)]))
+    print("\n".join([summary(scored), *by_class(scored, names)]))
     if args.json:
         about = {"ground_truth": str(args.ground_truth), "videos": len(reader.truth), "level": LEVEL,
                  "resamples": args.resamples, "seed": args.seed}  # fmt: skip

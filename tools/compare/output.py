@@ -1,6 +1,7 @@
 """What `tools.compare` prints, in percent, and writes as CSV and JSON, in fractions."""
 
 import csv
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from common.files import write_json, written_whole
 from eval.bootstrap import Sampled, percentile_interval
 from tools.compare.rules import Scored
+from tools.tables import format_table
 
 SHOWN = 10  # classes on the console
 COLUMNS = ("rule", "predictions", "class", "name", "positives", "AP", "low", "high",
@@ -19,21 +21,20 @@ COLUMNS = ("rule", "predictions", "class", "name", "positives", "AP", "low", "hi
 # --- console ----------------------------------------------------------------------------------------------------------
 
 
-def summary(scored: Sequence[Scored]) -> Iterator[str]:
-    """Lines with the means: a row for each rule and mean, a column for each file and each difference to the first."""
+def summary(scored: Sequence[Scored]) -> str:
+    """The means: a row for each rule and mean, a column for each file and each difference to the first."""
     letters = {s.letter: s.path for s in scored}
-    yield from (f"{letter}  {path}" for letter, path in letters.items())
     first, *others = letters
-    header = [first, *others, *(f"{letter} - {first}" for letter in others)]
-    yield f"\n{'':28}" + "".join(f"{title:24}" for title in header).rstrip()
+    columns = ["", first, *others, *(f"{letter} - {first}" for letter in others)]
     rows: dict[str, dict[str, str]] = {}
     for s in scored:
         for title, found in ((s.letter, s.scores), (f"{s.letter} - {first}", s.differences)):
             for name, score in found.items():
                 if score.is_mean:
-                    rows.setdefault(f"{s.rule}, {name}", {})[title] = shown(score)
-    for row, cells in rows.items():
-        yield f"{row:28}" + "".join(f"{cells.get(title, ''):24}" for title in header).rstrip()
+                    row = f"{s.rule}, {name}"
+                    rows.setdefault(row, dict.fromkeys(columns, "") | {"": row})[title] = shown(score)
+    files = "\n".join(f"{letter}  {path}" for letter, path in letters.items())
+    return f"{files}\n\n{format_table(list(rows.values()))}"
 
 
 def shown(sampled: Sampled) -> str:
@@ -49,34 +50,24 @@ def shown(sampled: Sampled) -> str:
 def by_class(scored: Sequence[Scored], names: Sequence[str]) -> Iterator[str]:
     """Lines for some classes, by the first rule: the largest differences, or of one file the best and the worst."""
     first, *others = (s for s in scored if s.rule == scored[0].rule)
+    titles = [f"{name} ({positives} positives)" for name, positives in zip(names, first.positives, strict=True)]
+    AP = first.scores["AP"]
     if not others:
-        yield from _best_and_worst(first, names)
+        order = [c for c in np.argsort(-AP.value, kind="stable") if first.positives[c]]
+        lines = [f"  {shown(AP.of_class(c)):26} {titles[c]}" for c in order]
+        yield f"\nAP by class, rule {first.rule}:"
+        yield from lines if len(lines) <= SHOWN else [*lines[: SHOWN // 2], "  ...", *lines[-SHOWN // 2 :]]
     for s in others:
         difference = s.differences["AP"]
         yield f"\nLargest differences by rule {s.rule}, {s.letter} - {first.letter}:"
         for c in np.argsort(-np.nan_to_num(np.abs(difference.value)), kind="stable")[:SHOWN]:
-            scores = f"{100 * first.scores['AP'].value[c]:6.2f} -> {100 * s.scores['AP'].value[c]:6.2f}"
-            yield f"  {scores}  {shown(difference.of_class(c)):26} {_class(s, c, names)}"
+            scores = f"{100 * AP.value[c]:6.2f} -> {100 * s.scores['AP'].value[c]:6.2f}"
+            yield f"  {scores}  {shown(difference.of_class(c)):26} {titles[c]}"
         low, high = difference.interval()
         yield (
             f"  95% interval above 0 for {int((low > 0).sum())} classes, below 0 for {int((high < 0).sum())}; "
             f"of {len(names)} classes about {round(0.05 * len(names))} would be outside by chance"
         )
-
-
-def _best_and_worst(s: Scored, names: Sequence[str]) -> Iterator[str]:
-    AP = s.scores["AP"]
-    lines = [
-        f"  {shown(AP.of_class(c)):26} {_class(s, c, names)}"
-        for c in np.argsort(-AP.value, kind="stable")
-        if s.positives[c]
-    ]
-    yield f"\nAP by class, rule {s.rule}:"
-    yield from lines if len(lines) <= SHOWN else [*lines[: SHOWN // 2], "  ...", *lines[-SHOWN // 2 :]]
-
-
-def _class(s: Scored, c: int, names: Sequence[str]) -> str:
-    return f"{names[c]} ({int(s.positives[c])} positives)"
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -85,37 +76,31 @@ def _class(s: Scored, c: int, names: Sequence[str]) -> str:
 def write_csv(path: Path, scored: Sequence[Scored], names: Sequence[str]) -> None:
     """One line for each rule, file and class; differences are to the first file. Undefined values are empty."""
     with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(COLUMNS)
+        table = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+        table.writeheader()
         for s in scored:
             sampled = [found["AP"] for found in (s.scores, s.differences) if found]
-            columns = [column for AP in sampled for column in (AP.value, *AP.interval())]
-            for c, name in enumerate(names):
-                numbers = ["" if np.isnan(column[c]) else repr(float(column[c])) for column in columns]
-                line = [s.rule, s.path, c, name, int(s.positives[c]), *numbers]
-                table.writerow(line + [""] * (len(COLUMNS) - len(line)))
+            columns = [_numbers(column) for AP in sampled for column in (AP.value, *AP.interval())]
+            for c, (name, *numbers) in enumerate(zip(names, *columns, strict=True)):
+                line = (s.rule, s.path, c, name, int(s.positives[c]), *numbers)
+                table.writerow(dict(zip(COLUMNS, line, strict=False)))
 
 
 def write_comparison(path: Path, scored: Sequence[Scored], names: Sequence[str], about: Mapping[str, object]) -> None:
     """A JSON file of everything but the resamples; undefined values are null."""
-    files: dict[str, dict[str, object]] = {}
-    differences: dict[str, dict[str, object]] = {}
+    predictions, differences = defaultdict[str, dict[str, Any]](dict), defaultdict[str, dict[str, Any]](dict)
     for s in scored:
-        files.setdefault(s.path, {})[s.rule] = {
+        about_videos = {
             "videos": s.videos,
             "positives": s.positives.tolist(),
             "classes_without_positives": np.flatnonzero(s.positives == 0).tolist(),
-            **_estimates(s.scores),
         }
+        predictions[s.path][s.rule] = about_videos | _estimates(s.scores)
         if s.differences:
-            differences.setdefault(s.path, {})[s.rule] = _estimates(s.differences)
-    contents = {
-        **about,
-        "classes": list(names),
-        "predictions": [{"path": path, "rules": rules} for path, rules in files.items()],
-        "differences": [{"path": path, "minus": scored[0].path, "rules": rules} for path, rules in differences.items()],
-    }
-    write_json(path, contents)
+            differences[s.path][s.rule] = _estimates(s.differences)
+    files = [{"path": path, "rules": rules} for path, rules in predictions.items()]
+    to_first = [{"path": path, "minus": scored[0].path, "rules": rules} for path, rules in differences.items()]
+    write_json(path, {**about, "classes": list(names), "predictions": files, "differences": to_first})
 
 
 def _estimates(scores: Mapping[str, Sampled]) -> dict[str, dict[str, Any]]:
@@ -126,12 +111,10 @@ def _estimates(scores: Mapping[str, Sampled]) -> dict[str, dict[str, Any]]:
         numbers = {"value": sampled.value, "low": low, "high": high}
         if sampled.is_mean:  # for who compares with other tools
             numbers["percentile_low"], numbers["percentile_high"] = percentile_interval(sampled.resamples)
-        estimates[name] = {key: _nullable(np.asarray(value).tolist()) for key, value in numbers.items()}
+        estimates[name] = {key: _numbers(value) for key, value in numbers.items()}
     return estimates
 
 
-def _nullable(numbers: Any) -> Any:  # as tolist() gives them: a number or a list
-    """Numbers as JSON takes them: None for NaN."""
-    if isinstance(numbers, list):
-        return [_nullable(number) for number in numbers]
-    return None if np.isnan(numbers) else numbers
+def _numbers(values: np.ndarray) -> Any:
+    """A number, or a list of them, as `tolist` has it; None for NaN."""
+    return np.where(np.isnan(values), np.array(None), values).tolist()

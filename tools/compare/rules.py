@@ -121,10 +121,7 @@ class Reader:
             raise InputError(f"{path}: none of its videos ({unknown[0]}, ...) is in {self.source}; are these a pair?")
         if unknown:
             self.remarks.append(f"{path}: {len(unknown)} videos not in the ground truth, ignored: {unknown[0]}, ...")
-        try:
-            check_classes(self.truth, num_classes, self.source)
-        except InputError as error:
-            raise InputError(f"{error} of {path}; are these a pair, and does --first_class fit?") from None
+        check_classes(self.truth, num_classes, f"{self.source} beside {path} (does --first_class fit?)")
         self.num_classes = num_classes
 
     def _whole(self, path: Path) -> dict[str, Rows]:
@@ -184,26 +181,20 @@ def score_all(
     scored: list[Scored] = []
     for letter, (path, rules) in zip(ascii_uppercase, files.items(), strict=False):
         for rule, rows in rules.items():
-            drawn = np.stack([counts[video] for video in rows.videos])
+            drawn = np.stack([counts[video] for video in rows.videos])  # (V,B)
             of_classes = resampled_ap(rows.scores, rows.labels, drawn)
             title = f"{path}, rule {rule}: {resamples} resamples of {len(rows.videos)} videos, class by class"
-            resampled = np.stack(list(progress(of_classes, rows.scores[0].shape[1], title)), axis=1)
+            resampled = np.stack(list(progress(of_classes, rows.scores[0].shape[1], title)), axis=1)  # (B,C)
             positives = np.stack([labels.sum(axis=0) for labels in rows.labels])  # (V,C)
-            scores = _scores(rule, average_precision(rows.scores, rows.labels), positives, resampled, drawn)
+            ap = average_precision(rows.scores, rows.labels)
+            of_all, of_resamples = means(rule, ap, positives.sum(axis=0)), means(rule, resampled, drawn.T @ positives)
+            suffix = "" if rule in COUNTS_ZERO or positives.any(axis=0).all() else "_defined"
+            scores = {name + suffix: Sampled(mean, of_resamples[name], is_mean=True) for name, mean in of_all.items()}
+            scores["AP"] = Sampled(ap, resampled)
             first = next((s.scores for s in scored if (s.letter, s.rule) == ("A", rule)), {})
             differences = {name: scores[name].minus(other) for name, other in first.items() if name in scores}
             scored.append(Scored(path, letter, rule, len(drawn), positives.sum(axis=0), scores, differences))
     return scored
-
-
-def _scores(
-    rule: str, ap: np.ndarray, positives: np.ndarray, resampled: np.ndarray, drawn: np.ndarray
-) -> dict[str, Sampled]:
-    """AP and its means, of ap (C,) and positives (V,C), and of the resamples' resampled (B,C) and drawn (V,B)."""
-    of_all, of_resamples = means(rule, ap, positives.sum(axis=0)), means(rule, resampled, drawn.T @ positives)
-    suffix = "" if rule in COUNTS_ZERO or positives.any(axis=0).all() else "_defined"
-    scores = {name + suffix: Sampled(value, of_resamples[name], is_mean=True) for name, value in of_all.items()}
-    return scores | {"AP": Sampled(ap, resampled)}
 
 
 def means(rule: str, ap: np.ndarray, positives: np.ndarray) -> dict[str, np.ndarray]:

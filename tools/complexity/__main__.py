@@ -10,15 +10,14 @@ figure counts. Where ours differs from the figure by more than 5% it is by fusio
 at the stages' own sizes (`tools.complexity.count` says how): counted in that way ("as published"), ours agrees.
 """
 
-import argparse
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common.arguments import exit_status
+from common.arguments import Parser, check_outputs, exit_status
 from common.errors import InputError
 from common.files import write_json
 from configs.cli import parse
@@ -26,12 +25,18 @@ from configs.schema import Config, Model
 from datasets.assembly import input_size
 from models.x3d import VARIANTS
 from tools.complexity.count import Count, count_coarse, count_fine, sides
+from tools.tables import format_table
 
-STREAMS = ("Fine", "Coarse")
 WORTH_A_WORD = 0.05
 LARGEST = 100_000  # pixels, frames, classes: beyond it PyTorch's own counts of elements overflow
-INDENT = 40  # columns before the multiply-adds
 PROG = "python -m tools.complexity"
+PUBLISHED = Config()  # the figure's setting
+POINTS = {  # of the paper's figure: G multiply-adds, read off to 2%; and the Coarse stream beside the Fine one, if any
+    "X3D": (38, None),
+    "SlowFast_det": (54, Model(pool="stride", fusion="lateral")),
+    "Coarse-Fine": (61, Model(pool="grid", fusion="multistage")),
+    "Fine-Fine": (95, Model(pool="none", fusion="multistage")),
+}
 
 
 @dataclass(frozen=True)
@@ -42,28 +47,6 @@ class Setting:
     coarse_frames: int
     fine_frames: int
     counts: dict[str, Count]  # by stream
-
-
-@dataclass(frozen=True)
-class Point:
-    """A point of the paper's figure, in G multiply-adds read off to 2%.
-
-    Attributes:
-        coarse: The Coarse stream beside the Fine one; None for the Fine stream alone.
-    """
-
-    name: str
-    paper: float
-    coarse: Model | None = None
-
-
-PUBLISHED = Config()  # the figure's setting
-POINTS = (
-    Point("X3D", 38),
-    Point("SlowFast_det", 54, Model(pool="stride", fusion="lateral")),
-    Point("Coarse-Fine", 61, Model(pool="grid", fusion="multistage")),
-    Point("Fine-Fine", 95, Model(pool="none", fusion="multistage")),
-)
 
 
 # --- the configured networks ------------------------------------------------------------------------------------------
@@ -83,36 +66,35 @@ def count_settings(config: Config) -> list[Setting]:
     ]
 
 
-def table(config: Config, settings: Sequence[Setting]) -> Iterator[str]:
-    """Lines: both streams, their parts and their sum; a column of multiply-adds for each setting."""
+def table(config: Config, settings: Sequence[Setting]) -> str:
+    """Both streams, their parts and their sum; a column of G multiply-adds for each setting."""
     model = config.model
-    yield (
+    title = (
         f"X3D-{model.variant}, {input_size(config)} px, {config.data.num_classes} classes, pool {model.pool}, "
         f"fusion {model.fusion}: parameters, and G multiply-adds of one video"
     )
-    yield " " * INDENT + "".join(f"{s.name:>18}" for s in settings)
-    lengths = (f"T={s.coarse_frames}, T'={s.fine_frames}" for s in settings)
-    yield " " * INDENT + "".join(f"{text:>18}" for text in lengths)
-    for stream in STREAMS:
+    lengths = [f"{s.name}: T={s.coarse_frames}, T'={s.fine_frames}" for s in settings]
+    rows: list[dict[str, str]] = []
+
+    def add(name: str, parameters: str, multiply_adds: Iterable[int]) -> None:
+        giga = [f"{number / 1e9:.3f}" for number in multiply_adds]
+        rows.append({"": name, "parameters": parameters, **dict(zip(lengths, giga, strict=True))})
+
+    def add_sums(name: str, settings: Sequence[Sequence[Count]]) -> None:
+        ours = [sum(count.total for count in streams) for streams in settings]
+        published = [sum(count.as_published for count in streams) for streams in settings]
+        add(name, f"{sum(sum(count.parameters.values()) for count in settings[0]):,}", ours)
+        if ours != published:
+            add(f"{name}, as published", "", published)
+
+    for stream in ("Fine", "Coarse"):
         counts = [s.counts[stream] for s in settings]
-        yield from _total(f"{stream} stream", [[count] for count in counts])
+        add_sums(f"{stream} stream", [[count] for count in counts])
         for part, parameters in counts[0].parameters.items():
-            yield _line(f"  {part}", f"{parameters:,}", [count.multiply_adds[part] for count in counts])
+            add(f"  {part}", f"{parameters:,}", [count.multiply_adds[part] for count in counts])
     if model.fusion != "none":  # which does without the Fine stream
-        yield from _total("both streams", [list(s.counts.values()) for s in settings])
-
-
-def _total(name: str, settings: Sequence[Sequence[Count]]) -> Iterator[str]:
-    """Lines: the sum of the streams in each setting; and as published, where that differs."""
-    ours = [sum(count.total for count in streams) for streams in settings]
-    published = [sum(count.as_published for count in streams) for streams in settings]
-    yield _line(name, f"{sum(sum(count.parameters.values()) for count in settings[0]):,}", ours)
-    if ours != published:
-        yield _line(f"{name}, as published", "", published)
-
-
-def _line(name: str, parameters: str, multiply_adds: Sequence[int]) -> str:
-    return f"{name}{parameters:>{INDENT - len(name)}}" + "".join(f"{m / 1e9:18.3f}" for m in multiply_adds)
+        add_sums("both streams", [list(s.counts.values()) for s in settings])
+    return f"{title}\n{format_table(rows, numbers=True)}"
 
 
 # --- the paper's ------------------------------------------------------------------------------------------------------
@@ -121,36 +103,37 @@ def _line(name: str, parameters: str, multiply_adds: Sequence[int]) -> str:
 def count_points() -> list[dict[str, Any]]:
     """Each of the paper's points beside ours at equal lengths, in G."""
     frames = PUBLISHED.data.fine_frames
-    fine, rows = count_fine(PUBLISHED, frames), []
-    for point in POINTS:
-        streams = [fine]
-        if point.coarse:
-            streams.append(count_coarse(replace(PUBLISHED, model=point.coarse), frames, frames))
+    fine, points = count_fine(PUBLISHED, frames), []
+    for name, (paper, coarse) in POINTS.items():
+        streams = [fine, count_coarse(replace(PUBLISHED, model=coarse), frames, frames)] if coarse else [fine]
         published, ours = sum(c.as_published for c in streams) / 1e9, sum(c.total for c in streams) / 1e9
-        rows.append({"name": point.name, "paper": point.paper, "as_published": published, "ours": ours})
-    return rows
+        points.append({"name": name, "paper": paper, "as_published": published, "ours": ours})
+    return points
 
 
-def comparison(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Lines: a row for each point, with a word on a difference of more than 5%."""
-    variant, frames = PUBLISHED.model.variant, PUBLISHED.data.fine_frames
-    yield f"The paper's figure 1, G multiply-adds (X3D-{variant}, {input_size(PUBLISHED)} px, T=T'={frames})"
-    yield f"{'':14}{'paper':>8}{'as published':>18}{'ours':>18}"
-    for row in rows:
-        published, ours = (row[key] / row["paper"] - 1 for key in ("as_published", "ours"))
-        remark = ""
-        if abs(ours) > WORTH_A_WORD:
-            remark = "  *" if abs(published) <= WORTH_A_WORD else "  not explained"
-        yield (
-            f"{row['name']:14}{row['paper']:8.0f}{row['as_published']:9.1f} {_signed(published)}"
-            f"{row['ours']:9.1f} {_signed(ours)}{remark}"
+def comparison(points: Sequence[dict[str, Any]]) -> str:
+    """A row for each point, with a star at a difference of more than 5%."""
+    rows = []
+    for point in points:
+        published, ours = (point[key] / point["paper"] - 1 for key in ("as_published", "ours"))
+        rows.append(
+            {
+                "": point["name"],
+                "paper": f"{point['paper']}",
+                "as published": f"{point['as_published']:.1f} ({published:+z.1%})",
+                "ours": f"{point['ours']:.1f} ({ours:+z.1%})",
+                " ": "*" if abs(ours) > WORTH_A_WORD else "",
+            }
         )
+    variant, frames = PUBLISHED.model.variant, PUBLISHED.data.fine_frames
     sizes = ", ".join(map(str, sides(VARIANTS[variant].size)))
-    yield f"* fusion is computed on the 7x7 grid here, at {sizes} px in the published code, with equal results"
-
-
-def _signed(share: float) -> str:
-    return f"({round(share, 3) + 0.0:+6.1%})"  # and no -0.0%
+    return "\n".join(
+        [
+            f"The paper's figure 1, G multiply-adds (X3D-{variant}, {input_size(PUBLISHED)} px, T=T'={frames})",
+            format_table(rows, numbers=True),
+            f"* fusion is computed on the 7x7 grid here, at {sizes} px in the published code, with equal results",
+        ]
+    )
 
 
 # --- command line -----------------------------------------------------------------------------------------------------
@@ -158,13 +141,9 @@ def _signed(share: float) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print both tables; 1 or 2 with one line on stderr where a file or an option is wrong."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--json", type=Path)  # the rest are options of an experiment
-    try:
-        given, options = parser.parse_known_args(argv)
-    except argparse.ArgumentError:
-        print(f"{PROG}: error: --json needs a file after it: --json counts.json", file=sys.stderr)
-        return 2
+    parser = Parser(prog=PROG, description=None, add_help=False)
+    parser.add_argument("--json", metavar="FILE", type=Path)
+    given, options = parser.parse_known_args(argv)  # the rest are options of an experiment
     description = f"{__doc__.partition('.')[0]}. --json FILE writes the numbers to a file; -gpu has no effect."
     config = parse(options, prog=PROG, description=description).config
     return exit_status(PROG, lambda: run(config, given.json))
@@ -172,14 +151,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(config: Config, json_file: Path | None) -> None:
     """Count, print and write."""
-    if json_file and (json_file.suffix != ".json" or json_file.is_dir() or not json_file.absolute().parent.is_dir()):
-        raise InputError(f"{json_file}: --json takes a file in a folder that exists, with a name that ends in .json")
-    settings = count_settings(config)
-    print("\n".join(table(config, settings)), flush=True)
-    rows = count_points()
-    print("\n".join(["", *comparison(rows)]))
+    check_outputs([json_file] if json_file else [])
+    settings, points = count_settings(config), count_points()
+    print(f"{table(config, settings)}\n\n{comparison(points)}")
     if json_file:
-        counted = {"settings": [asdict(s) for s in settings], "figure": rows}
+        counted = {"settings": [asdict(s) for s in settings], "figure": points}
         write_json(json_file, {"data": asdict(config.data), "model": asdict(config.model), **counted})
 
 
