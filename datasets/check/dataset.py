@@ -13,10 +13,11 @@ from common.progress import progress
 from common.text import counted, first_few
 from configs.schema import Config, Data
 from datasets.annotations import Annotations
-from datasets.assembly import class_names, frame_listings
+from datasets.assembly import class_names
 from datasets.check.report import Report
 from datasets.clips import MISSING_LIMIT, VideoFrames, clip_frames, positive_columns
 from datasets.frames import Decoder, Listing, decode_frames, get_decoder
+from datasets.index import list_with_index
 from datasets.kinds import KINDS
 from eval.charades_localize import read_ground_truth
 
@@ -72,7 +73,7 @@ def check_ground_truth(path: str, num_classes: int, annotations: Annotations, re
 def check_frames(config: Config, annotations: Annotations, report: Report) -> Frames:
     """Which videos have frames, without holes, and as many as they last."""
     data = config.data
-    listings = frame_listings(config, list(annotations.videos))
+    listings = list_with_index(data.frames, [video.id for video in annotations.videos], spare=config.run_dir)
     videos = [VideoFrames(video, listings[video.id].last) for video in annotations.videos if listings[video.id].last]
     rate = frame_rate(videos) if videos else 1.0
     at = f", {rate:.4g} a second (median)" if videos else ""
