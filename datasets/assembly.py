@@ -59,7 +59,12 @@ def usable_videos(config: Config, videos: list[Video], what: str, *, min_frames:
         allow_gaps=config.data.on_bad_sample == "skip",
         listings=list_with_index(config.data.frames, [video.id for video in videos], spare=config.run_dir),
     )
-    print(f"{what}: {found.report()}")
+    line = f"{what}: {len(found.videos)} videos"
+    if found.short:
+        line += f", {len(found.short)} left out as too short"
+    if found.missing:
+        line += f", {len(found.missing)} without frames: {', '.join(found.missing)}"
+    print(line)
     if not found.videos:
         raise InputError(f"no usable {what.lower()}; check --data.annotations, --data.frames and --data.min_frames")
     return found.videos
@@ -80,18 +85,6 @@ def open_features(config: Config) -> FeatureStore | None:
         layers=VARIANTS[config.model.variant].feature_channels,
     )
     return store
-
-
-def without_skipped(config: Config, videos: list[VideoFrames], store: FeatureStore | None) -> list[VideoFrames]:
-    """The videos; where unreadable ones may be skipped, without those that stage 2 has skipped."""
-    if store is None or config.data.on_bad_sample == "error":
-        return videos
-    lacking = store.missing([video.id for video, _ in videos])
-    if len(lacking) > max(1, int(MISSING_LIMIT * len(videos))):
-        return videos  # not a few: the datasets refuse them
-    for video in lacking:
-        print(f"{store.folder}: no features of video {video}; skipped", file=sys.stderr, flush=True)
-    return [entry for entry in videos if entry.video.id not in lacking]
 
 
 def train_loader(
@@ -137,10 +130,19 @@ def video_loader(
 def _dataset(
     kind: Callable[..., Dataset], config: Config, videos: list[VideoFrames], store: FeatureStore | None, **own: object
 ) -> Dataset:
-    """The videos as training clips or in the test view, with `own` options of the kind."""
-    data = config.data
+    """The videos as training clips or in the test view, with `own` options of the kind.
+
+    Where unreadable videos may be skipped, those that stage 2 has skipped are left out, if they are few.
+    """
+    data, skip = config.data, config.data.on_bad_sample == "skip"
+    lacking = store.missing([video.id for video, _ in videos]) if store is not None and skip else []
+    if len(lacking) <= max(1, int(MISSING_LIMIT * len(videos))):  # otherwise the dataset refuses them
+        for video in lacking:
+            line = f"{config.features_dir}: no features of video {video}; skipped"
+            print(line, file=sys.stderr, flush=True)
+        videos = [entry for entry in videos if entry.video.id not in lacking]
     return kind(
-        without_skipped(config, videos, store),
+        videos,
         data.frames,
         num_classes=data.num_classes,
         size=input_size(config),
@@ -149,7 +151,7 @@ def _dataset(
         store=store,
         fine_frames=data.fine_frames,
         fine_window=data.fine_window,
-        skip_unreadable=data.on_bad_sample == "skip",
+        skip_unreadable=skip,
         **own,
     )
 

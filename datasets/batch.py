@@ -26,18 +26,13 @@ from datasets.windows import Part, Window
 PREFETCH_BATCHES = 2  # finished batches that each worker keeps ready
 
 
-class Labelled(TypedDict):
-    """What losses and scores need of B videos or clips, padded with zeros to the longest."""
+class Batch(TypedDict):
+    """B samples padded with zeros to the longest clip (T), label (L) and feature (T') length among them."""
 
     videos: list[str]
     labels: Tensor  # (B,C,L) float32, 0 or 1
     mask: Tensor  # (B,L) float32, 1 at valid labels
     num_frames: Tensor  # (B,) int64, frames of the whole video
-
-
-class Batch(Labelled):
-    """B samples padded with zeros to the longest clip (T), label (L) and feature (T') length among them."""
-
     clip: Tensor  # (B,T,H,W,3) uint8; (B,3,T,H,W) float32 and normalised after `prepare`
     frames: Tensor  # (B,) int64, valid clip frames
     fine_features: NotRequired[dict[str, Tensor]]  # {layer: (B,C_l,T',7,7)} as stored; float32 after `prepare`

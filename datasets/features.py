@@ -18,6 +18,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NotRequired
 
@@ -108,7 +109,7 @@ def _refuse_disagreement(
             )
 
 
-class FeatureWriter:
+class FeatureWriter(AbstractContextManager["FeatureWriter"]):
     """Fills a store, continuing one of the same settings.
 
     A context manager: its end, however it comes, saves the manifest. Several processes may fill one folder: saving the
@@ -126,9 +127,6 @@ class FeatureWriter:
         self._unfinished: dict[str, SafetensorsWriter] = {}
         self._saved_at = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
-
-    def __enter__(self) -> "FeatureWriter":
-        return self
 
     def __exit__(self, *_: object) -> None:
         for file in self._unfinished.values():
@@ -215,11 +213,7 @@ class FeatureStore:
         if manifest is None:
             raise InputError(f"{self.folder / MANIFEST}: no such file; run extract_fineFEAT.py or set --features.dir")
         self.manifest = manifest
-
-    @property
-    def layers(self) -> dict[str, int]:
-        """Channels by level, {layer: C}."""
-        return self.manifest["layers"]
+        self.layers = manifest["layers"]  # {layer: C}
 
     def frames(self, video: str) -> int:
         """Number of feature frames (T) of a video."""

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, pairwise
+from itertools import pairwise, repeat
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple, TypeVar
@@ -27,7 +27,6 @@ T = TypeVar("T")
 
 SUFFIX = ".jpg"
 SCAN_THREADS = 16  # listing folders waits for the disk or the network, not for the processor
-SCANNED_TOGETHER = 32  # videos that a thread takes at a time
 END_OF_IMAGE = b"\xff\xd9"
 
 
@@ -60,23 +59,18 @@ def list_frames(root: str | Path, video: str) -> Listing:
     n = len(names)
     last = frame_path(root, video, n).name
     if n and max(names) == last and sum(map(len, names)) == n * len(last):
-        return Listing(n)
-    return _list_one_by_one(root, video, names)
-
-
-def _list_one_by_one(root: str | Path, video: str, names: list[str]) -> Listing:
-    """As `list_frames`, of names that are not just frames 1..n."""
+        return Listing(n)  # just frames 1..n, as nearly always
     numbers, stray = [], None
     for name in sorted(names):
-        digits = name[len(video) + 1 : -len(SUFFIX)]
+        digits = name[len(prefix) : -len(SUFFIX)]
         number = int(digits) if re.fullmatch(r"[0-9]+", digits) else 0
         if number and frame_path(root, video, number).name == name:
             numbers.append(number)
         else:
             stray = stray or name
-    last = max(numbers, default=0)
-    edges = pairwise([0, *sorted(numbers), max(last, len(names)) + 1])
-    return Listing(last, tuple((before + 1, after - 1) for before, after in edges if after > before + 1), stray)
+    highest = max(numbers, default=0)
+    edges = pairwise([0, *sorted(numbers), max(highest, n) + 1])
+    return Listing(highest, tuple((before + 1, after - 1) for before, after in edges if after > before + 1), stray)
 
 
 def usable_frames(root: str | Path, video: str, listing: Listing, *, allow_gaps: bool = False) -> int:
@@ -103,20 +97,14 @@ def look_into_folders(root: str | Path, videos: Iterable[str], look: Callable[[P
     root, videos = Path(root), list(videos)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; set --data.frames to the folder that holds <id>/<id>-000001.jpg")
-    shares = [videos[first : first + SCANNED_TOGETHER] for first in range(0, len(videos), SCANNED_TOGETHER)]
     with ThreadPoolExecutor(SCAN_THREADS) as pool:
-        looked = pool.map(lambda share: [look(root, video) for video in share], shares)
-        return dict(zip(videos, chain.from_iterable(looked), strict=True))
-
-
-def list_all_frames(root: str | Path, videos: Iterable[str]) -> dict[str, Listing]:
-    """The listing of every video's folder, in the given order."""
-    return look_into_folders(root, videos, list_frames)
+        return dict(zip(videos, pool.map(look, repeat(root), videos), strict=False))
 
 
 def count_all_frames(root: str | Path, videos: Iterable[str]) -> dict[str, int]:
     """Number of frames of every video (0 without a folder), in the given order; see `count_frames`."""
-    return {video: usable_frames(root, video, listing) for video, listing in list_all_frames(root, videos).items()}
+    listings = look_into_folders(root, videos, list_frames)
+    return {video: usable_frames(root, video, listing) for video, listing in listings.items()}
 
 
 def get_decoder(backend: str = "auto") -> Decoder:
@@ -132,13 +120,8 @@ def get_decoder(backend: str = "auto") -> Decoder:
     return BACKENDS[backend]
 
 
-def read_frames(root: str | Path, video: str, numbers: Iterable[int], decode: Decoder) -> list[Tensor]:
-    """Decoded frames (H,W,3) of a video, all of one size; `numbers` count from 1."""
-    return list(decode_frames(root, video, numbers, decode))
-
-
-def decode_frames(root: str | Path, video: str, numbers: Iterable[int], decode: Decoder) -> Iterator[Tensor]:
-    """As `read_frames`, one at a time."""
+def read_frames(root: str | Path, video: str, numbers: Iterable[int], decode: Decoder) -> Iterator[Tensor]:
+    """Decodes frames (H,W,3) of a video, all of one size, one at a time; `numbers` count from 1."""
     first = None
     for number in numbers:
         path = frame_path(root, video, number)

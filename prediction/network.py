@@ -163,7 +163,7 @@ def predict(nets: Networks, clip: ClipFile, n: int, folder: Path, *, window: int
     data = nets.config.data
     windows = split(video_length(n, data.stride), window, overlap)
     store = None if nets.fine is None else _extract(nets.fine, nets, clip, windows, folder)
-    joins, logits, chosen = Joins({"logits": data.stride}), [], []
+    joins, logits, chosen = Joins(), [], []
     for number in progress(range(len(windows)), len(windows), nets.stream):
         part, (start, stop) = Part(number, windows), windows[number]
         batch = _batch(clip, windows[number], min(n, stop * data.stride) - start * data.stride)

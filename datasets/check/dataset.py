@@ -16,7 +16,7 @@ from datasets.annotations import Annotations
 from datasets.assembly import class_names
 from datasets.check.report import Report
 from datasets.clips import MISSING_LIMIT, VideoFrames, clip_frames, positive_columns
-from datasets.frames import Decoder, Listing, decode_frames, get_decoder
+from datasets.frames import Decoder, Listing, get_decoder, read_frames
 from datasets.index import list_with_index
 from datasets.kinds import KINDS
 from eval.charades_localize import read_ground_truth
@@ -189,7 +189,7 @@ def unreadable(root: str | Path, numbers: Mapping[str, Iterable[int]], decode: D
 
     def first_fault(video: str) -> str | None:
         try:
-            for _ in decode_frames(root, video, numbers[video], decode):
+            for _ in read_frames(root, video, numbers[video], decode):
                 pass
         except InputError as error:
             return str(error)

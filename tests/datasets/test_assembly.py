@@ -1,8 +1,9 @@
 import pytest
 
 from common.errors import InputError
-from configs.schema import Config, Fine, Model
-from datasets.assembly import check_batches
+from configs.schema import Config, Data, Fine, Model, Run
+from datasets.annotations import Video
+from datasets.assembly import check_batches, usable_videos
 
 
 def test_a_batch_is_divided_among_processes_parts_and_groups():
@@ -25,3 +26,10 @@ def test_the_last_batch_of_an_epoch():
     check_batches(config, Fine(batch_size=4, drop_last=False), 10, 1)
     with pytest.raises(InputError, match=r"has 3 of 4 clips, which --model\.bn_splits 2 cannot divide"):
         check_batches(config, Fine(batch_size=4, drop_last=False), 11, 1)
+
+
+def test_what_is_left_out_is_said(write_video, tmp_path, capsys):
+    data, run = Data(frames=str(tmp_path / "frames"), allow_missing=True), Run(dir=str(tmp_path / "run"))
+    videos = [write_video("AAA", 5), write_video("BBB", 2), Video("CCC", "training", 3.0, ())]
+    assert usable_videos(Config(data=data, run=run), videos, "Videos", min_frames=3) == [(videos[0], 5)]
+    assert capsys.readouterr().out == "Videos: 1 videos, 1 left out as too short, 1 without frames: CCC\n"

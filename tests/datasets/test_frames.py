@@ -133,4 +133,4 @@ def test_reading_frames(write_video, tmp_path):
     assert [int(frame[0, 0, 0]) for frame in read_frames(root, "AAA", range(2, 13, 5), decode)] == [2, 7, 12]
     Image.new("RGB", (10, 20)).save(frame_path(root, "AAA", 7))
     with pytest.raises(InputError, match=r"AAA-000007\.jpg: 10x20 pixels where the video has 24x20"):
-        read_frames(root, "AAA", range(1, 13), decode)
+        list(read_frames(root, "AAA", range(1, 13), decode))

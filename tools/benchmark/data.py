@@ -72,7 +72,7 @@ def loading(setting: Setting) -> Result:
         paths = [frame_path(root, "v0", k + 1) for k in range(frames)]
 
         def ours(buffer: Tensor | None = None) -> Tensor:
-            clip = render(read_frames(root, "v0", range(1, frames + 1), decode), view, SIZE)
+            clip = render(list(read_frames(root, "v0", range(1, frames + 1), decode)), view, SIZE)
             return normalise(clip[None], [frames], buffer)
 
         buffer = ours()  # which the clips after it overwrite, as in training
