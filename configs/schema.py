@@ -93,8 +93,8 @@ class Data(Section):
     """shorter videos (in video frames) are left out of training and of rule "released" """
     size: Fixed[Pixels | None] = None
     """side of the square network input, in pixels; null: the variant's (S 160, M 224, XL 312, tiny 64)"""
-    image_backend: Literal["auto", "torchvision", "accimage", "pil"] = "auto"
-    """what decodes JPEG files; auto takes torchvision"""
+    image_backend: Literal["auto", "simplejpeg", "torchcodec", "torchvision", "accimage", "pil"] = "auto"
+    """what decodes JPEG files, to the same pixels; auto takes the fastest of these that pip has installed"""
     workers: Whole = 4
     """processes that load data; 0 loads in the main process"""
     allow_missing: bool = False
