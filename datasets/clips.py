@@ -212,11 +212,9 @@ class _VideoDataset(Dataset[Sample | Skipped]):
     def _sample(
         self, index: int, numbers: range, choose_view: Callable[[int, int], View], labels: Tensor, first: int
     ) -> Sample:
-        """The clip of these video frames, and what the Fine stream sees or has seen of the video.
+        """The clip of these video frames, `first` on the fine axis, and what the Fine stream sees of the video.
 
-        Args:
-            choose_view: Width and height of the video's frames -> the view of all that is shown of it.
-            first: The clip's first frame on the fine axis, from 0.
+        All of it is shown in the view that `choose_view` gives for the width and height of the video's frames.
         """
         video, n = self.videos[index]
         total = video_length(n, self.stride)

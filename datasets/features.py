@@ -228,11 +228,9 @@ class FeatureStore:
             checkpoint_sha256: Of the Fine checkpoint; None where it is not at hand.
             layers: Channels by level that the network expects.
         """
-        wanted: dict[str, object] = {"stride": stride, "crop": size}
-        if checkpoint_sha256 is not None:
-            wanted["checkpoint_sha256"] = checkpoint_sha256
+        known = {} if checkpoint_sha256 is None else {"checkpoint_sha256": checkpoint_sha256}
         remedy = "run extract_fineFEAT.py into another --features.dir, or correct the option"
-        _refuse_disagreement(self.folder, self.manifest, wanted, remedy)
+        _refuse_disagreement(self.folder, self.manifest, {"stride": stride, "crop": size, **known}, remedy)
         if dict(layers) != self.layers:
             raise InputError(
                 f"{self.folder / MANIFEST}: features have channels {self.layers}, but --model.variant "

@@ -33,6 +33,7 @@ SCANNED_TOGETHER = 32  # videos that a thread takes at a time
 END_OF_IMAGE = b"\xff\xd9"
 APP1 = 0xE1  # markers of a JPEG file's segments
 START_OF_FRAME = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
+START_OF_SCAN = 0xDA
 
 
 def frame_path(root: str | Path, video: str, number: int) -> Path:
@@ -175,12 +176,14 @@ def _decode(fast: Callable[[Path, bytes], Tensor] | None, path: Path) -> Tensor:
 def _is_plain(data: bytes) -> bool:
     """Whether a JPEG file is grey or of three channels, and has no segment that may turn it (APP1: EXIF, XMP).
 
-    A look at its first segments (each: 0xFF, a marker, a length in 2 bytes), up to the one with the image's size.
+    A look at the segments before its pixels, a few microseconds (each: 0xFF, a marker, a length in 2 bytes).
     """
-    at = 2
+    at, channels = 2, 0
     while len(data) > at + 9 and data[at] == 0xFF and data[at + 1] != APP1:
         if data[at + 1] in START_OF_FRAME:
-            return data[at + 9] in (1, 3)  # channels: of four, decoders make another RGB than PIL
+            channels = data[at + 9]
+        elif data[at + 1] == START_OF_SCAN:
+            return channels in (1, 3)  # of four, decoders make another RGB than PIL
         at += 2 + int.from_bytes(data[at + 2 : at + 4])
     return False
 

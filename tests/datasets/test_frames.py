@@ -181,6 +181,16 @@ def test_broken_frames_are_named(jpeg, tmp_path, backend):
 
 
 @every_backend
+def test_exif_anywhere_before_the_pixels(jpeg, backend):
+    data, tags = jpeg.read_bytes(), exif(6).tobytes()
+    scan = data.index(b"\xff\xda")
+    segment = b"\xff\xe1" + (len(tags) + 2).to_bytes(2) + tags
+    upright = np.rot90(get_decoder("pil")(jpeg), -1)
+    jpeg.write_bytes(data[:scan] + segment + data[scan:])
+    np.testing.assert_array_equal(get_decoder(backend)(jpeg), upright)
+
+
+@every_backend
 def test_what_can_be_repaired_is_read(jpeg, tmp_path, backend):
     """Bytes after the end, and between segments, which simplejpeg by itself refuses and others skip."""
     data, path = jpeg.read_bytes(), tmp_path / "odd.jpg"
