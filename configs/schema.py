@@ -80,8 +80,8 @@ class Data(Section):
     """minimum length in video frames; shorter videos are excluded from training and from rule "released" """
     size: Fixed[Annotated[int, Field(ge=64)] | None] = None
     """side of the square network input, in pixels; null: that of the variant (S 160, M 224, XL 312, tiny 64)"""
-    image_backend: Literal["auto", "torchvision", "accimage", "pil"] = "auto"
-    """JPEG decoder; auto: torchvision"""
+    image_backend: Literal["auto", "simplejpeg", "torchcodec", "torchvision", "accimage", "pil"] = "auto"
+    """JPEG decoder, all with equal pixels; auto: the fastest that is installed, accimage excepted"""
     workers: Whole = 4
     """number of data-loading processes; 0: load in the main process"""
     allow_missing: bool = False

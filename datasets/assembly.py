@@ -3,8 +3,10 @@
 The only file of this package that sees a configuration; the rank of this process and their number are arguments.
 """
 
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
@@ -14,10 +16,12 @@ from datasets.annotations import Annotations, Video, read_class_names
 from datasets.batch import EpochBatches, Loader, evaluation_batches
 from datasets.clips import MISSING_LIMIT, TestVideos, TrainClips, VideoFrames, find_videos, video_length
 from datasets.features import FeatureStore, file_sha256
-from datasets.frames import Listing, get_decoder
+from datasets.frames import get_decoder
 from datasets.index import list_with_index
 from datasets.kinds import KINDS
 from models.x3d import VARIANTS
+
+Dataset = TypeVar("Dataset", TrainClips, TestVideos)
 
 
 def input_size(config: Config) -> int:
@@ -61,17 +65,17 @@ def usable_videos(config: Config, videos: list[Video], what: str, *, min_frames:
         min_frames=min_frames,
         allow_missing=config.data.allow_missing,
         allow_gaps=config.data.on_bad_sample == "skip",
-        listings=frame_listings(config, videos),
+        listings=list_with_index(config.data.frames, [video.id for video in videos], spare=config.run_dir),
     )
-    print(f"{what}: {found.report()}")
+    line = f"{what}: {len(found.videos)} videos"
+    if found.short:
+        line += f", {len(found.short)} left out as too short"
+    if found.missing:
+        line += f", {len(found.missing)} without frames: {', '.join(found.missing)}"
+    print(line)
     if not found.videos:
         raise InputError(f"no usable {what.lower()}; check --data.annotations, --data.frames and --data.min_frames")
     return found.videos
-
-
-def frame_listings(config: Config, videos: Sequence[Video]) -> dict[str, Listing]:
-    """What the videos' folders hold; those that have not changed since the last start are not listed again."""
-    return list_with_index(config.data.frames, [video.id for video in videos], spare=config.run_dir)
 
 
 def open_features(config: Config) -> FeatureStore | None:
@@ -91,18 +95,6 @@ def open_features(config: Config) -> FeatureStore | None:
     return store
 
 
-def without_skipped(config: Config, videos: list[VideoFrames], store: FeatureStore | None) -> list[VideoFrames]:
-    """The videos; where unreadable ones may be skipped, without those that stage 2 has skipped."""
-    if store is None or config.data.on_bad_sample == "error":
-        return videos
-    lacking = store.missing([video.id for video, _ in videos])
-    if len(lacking) > max(1, int(MISSING_LIMIT * len(videos))):
-        return videos  # not a few: the datasets refuse them
-    for video in lacking:
-        print(f"{store.folder}: no features of video {video}; skipped", file=sys.stderr, flush=True)
-    return [entry for entry in videos if entry.video.id not in lacking]
-
-
 def train_loader(
     config: Config,
     stage: Stage,
@@ -113,66 +105,16 @@ def train_loader(
     fine_clips: bool = False,
     rank: int = 0,
     processes: int = 1,
-) -> Loader[EpochBatches]:
+) -> Loader:
     """Random clips of the training videos, in an order that the seed fixes; see `TrainClips`."""
-    data = config.data
-    parts = parts_of_a_batch(config, stage, processes)
+    data, seed = config.data, config.run.seed
     videos = usable_videos(config, annotations.subset("training"), "Training videos", min_frames=data.min_frames)
-    check_last_batch(config, stage, len(videos), parts)
-    clips = TrainClips(
-        without_skipped(config, videos, store),
-        data.frames,
-        seed=config.run.seed,
-        clip_span=data.clip_span,
-        num_classes=data.num_classes,
-        size=input_size(config),
-        stride=data.stride,
-        decode=get_decoder(data.image_backend),
-        store=store,
-        fine_frames=data.fine_frames,
-        fine_window=data.fine_window,
-        fine_clips=fine_clips,
-        skip_unreadable=data.on_bad_sample == "skip",
-    )
+    check_batches(config, stage, len(videos), processes)
+    clips = _dataset(TrainClips, config, videos, store, fine_clips=fine_clips, seed=seed, clip_span=data.clip_span)
     batches = EpochBatches(
-        len(clips), stage.batch_size, seed=config.run.seed, drop_last=stage.drop_last, rank=rank, processes=processes
+        len(clips), stage.batch_size, seed=seed, drop_last=stage.drop_last, rank=rank, processes=processes
     )
     return Loader(clips, batches, workers=data.workers, pin_memory=device.type == "cuda")
-
-
-def parts_of_a_batch(config: Config, stage: Stage, processes: int) -> int:
-    """Into how many equal parts a training batch is divided; an error where it cannot be."""
-    parts = processes * stage.accumulate * config.model.bn_splits
-    if stage.batch_size % parts:
-        name = type(stage).__name__.lower()
-        factors = {
-            "processes": processes,
-            f"parts (--{name}.accumulate)": stage.accumulate,
-            "equal groups (--model.bn_splits)": config.model.bn_splits,
-        }
-        among = " x ".join(f"{number} {what}" for what, number in factors.items() if number > 1)
-        lower = stage.batch_size // parts * parts
-        nearest = f"{lower} or {lower + parts}" if lower else parts
-        raise InputError(
-            f"--{name}.batch_size: a batch of {stage.batch_size} cannot be divided among {among}; nearest: {nearest}"
-        )
-    return parts
-
-
-def check_last_batch(config: Config, stage: Stage, videos: int, parts: int) -> None:
-    """An error where an epoch has no whole batch, or ends with one that cannot be divided as the others."""
-    name = type(stage).__name__.lower()
-    if stage.drop_last and videos < stage.batch_size:
-        raise InputError(
-            f"--{name}.batch_size: {videos} videos do not fill one batch of {stage.batch_size}; "
-            f"lower it, or keep incomplete batches with --{name}.drop_last false"
-        )
-    incomplete = 0 if stage.drop_last else videos % stage.batch_size
-    if config.model.bn_splits > 1 and incomplete % parts:
-        raise InputError(
-            f"the last batch of an epoch has {incomplete} of {stage.batch_size} clips, which --model.bn_splits "
-            f"{config.model.bn_splits} cannot divide; leave it out with --{name}.drop_last true"
-        )
 
 
 def video_loader(
@@ -184,14 +126,32 @@ def video_loader(
     fine_clips: bool = False,
     rank: int = 0,
     processes: int = 1,
-) -> Loader[Sequence[list[tuple[int, ...]]]]:
+) -> Loader:
     """Videos in the test view, this process's share; those of one length, or one's windows, may share a batch."""
-    data, evaluation = config.data, config.eval
-    tested = TestVideos(
-        without_skipped(config, videos, store),
+    stride, window, overlap = config.data.stride, config.eval.window, config.eval.common_frames
+    tested = _dataset(TestVideos, config, videos, store, fine_clips=fine_clips, window=window, overlap=overlap)
+    lengths = [(video_length(n, stride), min(n, stride)) for _, n in tested.videos]
+    batches = evaluation_batches(lengths, tested.windows, config.eval.batch_size, rank=rank, processes=processes)
+    return Loader(tested, batches, workers=config.data.workers, pin_memory=device.type == "cuda")
+
+
+def _dataset(
+    kind: Callable[..., Dataset], config: Config, videos: list[VideoFrames], store: FeatureStore | None, **own: object
+) -> Dataset:
+    """The videos as training clips or in the test view, with `own` options of the kind.
+
+    Where unreadable videos may be skipped, those that stage 2 has skipped are left out, if they are few.
+    """
+    data, skip = config.data, config.data.on_bad_sample == "skip"
+    lacking = store.missing([video.id for video, _ in videos]) if store is not None and skip else []
+    if len(lacking) <= max(1, int(MISSING_LIMIT * len(videos))):  # otherwise the dataset refuses them
+        for video in lacking:
+            line = f"{config.features_dir}: no features of video {video}; skipped"
+            print(line, file=sys.stderr, flush=True)
+        videos = [entry for entry in videos if entry.video.id not in lacking]
+    return kind(
+        videos,
         data.frames,
-        window=evaluation.window,
-        overlap=evaluation.common_frames,
         num_classes=data.num_classes,
         size=input_size(config),
         stride=data.stride,
@@ -199,9 +159,35 @@ def video_loader(
         store=store,
         fine_frames=data.fine_frames,
         fine_window=data.fine_window,
-        fine_clips=fine_clips,
-        skip_unreadable=data.on_bad_sample == "skip",
+        skip_unreadable=skip,
+        **own,
     )
-    lengths = [(video_length(n, data.stride), min(n, data.stride)) for _, n in tested.videos]
-    batches = evaluation_batches(lengths, tested.windows, evaluation.batch_size, rank=rank, processes=processes)
-    return Loader(tested, batches, workers=data.workers, pin_memory=device.type == "cuda")
+
+
+def check_batches(config: Config, stage: Stage, videos: int, processes: int) -> None:
+    """An error where training batches cannot be divided into equal parts, or an epoch has no whole one."""
+    name, splits = type(stage).__name__.lower(), config.model.bn_splits
+    factors = {
+        "processes": processes,
+        f"parts (--{name}.accumulate)": stage.accumulate,
+        "equal groups (--model.bn_splits)": splits,
+    }
+    parts = math.prod(factors.values())
+    if stage.batch_size % parts:
+        among = " x ".join(f"{number} {what}" for what, number in factors.items() if number > 1)
+        lower = stage.batch_size // parts * parts
+        nearest = f"{lower} or {lower + parts}" if lower else parts
+        raise InputError(
+            f"--{name}.batch_size: a batch of {stage.batch_size} cannot be divided among {among}; nearest: {nearest}"
+        )
+    if stage.drop_last and videos < stage.batch_size:
+        raise InputError(
+            f"--{name}.batch_size: {videos} videos do not fill one batch of {stage.batch_size}; "
+            f"lower it, or keep incomplete batches with --{name}.drop_last false"
+        )
+    incomplete = 0 if stage.drop_last else videos % stage.batch_size
+    if splits > 1 and incomplete % parts:
+        raise InputError(
+            f"the last batch of an epoch has {incomplete} of {stage.batch_size} clips, which --model.bn_splits "
+            f"{splits} cannot divide; leave it out with --{name}.drop_last true"
+        )

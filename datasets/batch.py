@@ -7,8 +7,9 @@ sample from (seed, epoch, index). Clips cross process borders as uint8 and are n
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Generic, NotRequired, TypedDict, TypeVar
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -25,18 +26,13 @@ from datasets.windows import Part, Window
 PREFETCH_BATCHES = 2  # finished batches that each worker keeps ready
 
 
-class Labelled(TypedDict):
-    """What losses and scores need of B videos or clips, padded with zeros to the longest."""
+class Batch(TypedDict):
+    """B samples padded with zeros to the longest clip (T), label (L) and feature (T') length among them."""
 
     videos: list[str]
     labels: Tensor  # (B,C,L) float32, 0 or 1
     mask: Tensor  # (B,L) float32, 1 at valid labels
     num_frames: Tensor  # (B,) int64, frames of the whole video
-
-
-class Batch(Labelled):
-    """B samples padded with zeros to the longest clip (T), label (L) and feature (T') length among them."""
-
     clip: Tensor  # (B,T,H,W,3) uint8; (B,3,T,H,W) float32 and normalised after `prepare`
     frames: Tensor  # (B,) int64, valid clip frames
     fine_features: NotRequired[dict[str, Tensor]]  # {layer: (B,C_l,T',7,7)} as stored; float32 after `prepare`
@@ -60,12 +56,12 @@ def collate(samples: Sequence[Sample]) -> Batch:
         num_frames=torch.tensor([sample["num_frames"] for sample in samples]),
     )
     if "fine_features" in samples[0]:
-        stored = [{layer: x.transpose(0, 1) for layer, x in sample["fine_features"].items()} for sample in samples]
+        features = [sample["fine_features"] for sample in samples]
         batch["fine_features"] = {
-            layer: pad_sequence([features[layer] for features in stored], batch_first=True).transpose(1, 2)
-            for layer in stored[0]
+            layer: pad_sequence([x[layer].transpose(0, 1) for x in features], batch_first=True).transpose(1, 2)
+            for layer in features[0]
         }
-        batch["fine_mask"] = _mask([len(next(iter(features.values()))) for features in stored])
+        batch["fine_mask"] = _mask([next(iter(x.values())).shape[1] for x in features])
     if "fine_clip" in samples[0]:
         batch["fine_clip"] = pad_sequence([sample["fine_clip"] for sample in samples], batch_first=True)
         batch["fine_mask"] = _mask([len(sample["fine_clip"]) for sample in samples])
@@ -92,29 +88,26 @@ def time_lengths(batch: Batch) -> tuple[int, int, int, int]:
 
 def pad(batch: Batch, T: int, L: int, fine: int, fine_labels: int = 0) -> Batch:
     """The batch from `collate` with zeros up to the given lengths, as if a longer sample were in it."""
-    shape = time_lengths(batch)
-    if shape == (T, L, fine, fine_labels):
-        return batch
     padded = batch.copy()
-    padded["clip"] = _lengthen(batch["clip"], T)
-    padded["labels"] = F.pad(batch["labels"], (0, L - shape[1]))
-    padded["mask"] = F.pad(batch["mask"], (0, L - shape[1]))
+    padded["clip"] = _lengthen(batch["clip"], 1, T)
+    padded["labels"], padded["mask"] = _lengthen(batch["labels"], 2, L), _lengthen(batch["mask"], 1, L)
     if "fine_mask" in batch:
-        padded["fine_mask"] = F.pad(batch["fine_mask"], (0, fine - shape[2]))
+        padded["fine_mask"] = _lengthen(batch["fine_mask"], 1, fine)
     if "fine_clip" in batch:
-        padded["fine_clip"] = _lengthen(batch["fine_clip"], fine)
-        for key in ("fine_labels", "fine_labels_mask"):
-            padded[key] = F.pad(batch[key], (0, fine_labels - shape[3]))
-    if "fine_features" in batch:
+        padded["fine_clip"] = _lengthen(batch["fine_clip"], 1, fine)
+        padded["fine_labels"] = _lengthen(batch["fine_labels"], 2, fine_labels)
+        padded["fine_labels_mask"] = _lengthen(batch["fine_labels_mask"], 1, fine_labels)
+    if "fine_features" in batch:  # whose memory is (B,T',C,7,7)
         padded["fine_features"] = {
-            layer: _lengthen(x.transpose(1, 2), fine).transpose(1, 2) for layer, x in batch["fine_features"].items()
+            layer: _lengthen(x.transpose(1, 2), 1, fine).transpose(1, 2) for layer, x in batch["fine_features"].items()
         }
     return padded
 
 
-def _lengthen(x: Tensor, T: int) -> Tensor:
-    """(B,t,...) with zeros after t: (B,T,...)."""
-    return F.pad(x, (*[0, 0] * (x.dim() - 2), 0, T - x.shape[1]))
+def _lengthen(x: Tensor, dim: int, length: int) -> Tensor:
+    """With zeros along `dim`, up to a length."""
+    missing = length - x.shape[dim]
+    return F.pad(x, (*[0, 0] * (x.dim() - 1 - dim), 0, missing)) if missing else x
 
 
 def _mask(lengths: Sequence[int]) -> Tensor:
@@ -160,6 +153,7 @@ def _move(value: Any, device: torch.device | str) -> Any:  # a TypedDict's value
     return {key: _move(x, device) for key, x in value.items()} if isinstance(value, dict) else value
 
 
+@dataclass(eq=False)
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """Shuffled batches of (epoch, index) keys, in an order that (seed, epoch) fixes.
 
@@ -169,20 +163,14 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     in it.
     """
 
-    def __init__(
-        self,
-        num_samples: int,
-        batch_size: int,
-        *,
-        seed: int = 0,
-        drop_last: bool = False,
-        rank: int = 0,
-        processes: int = 1,
-    ):
-        self.num_samples, self.batch_size = num_samples, batch_size
-        self.seed, self.drop_last = seed, drop_last
-        self.rank, self.processes = rank, processes
-        self.set_position(0)
+    num_samples: int
+    batch_size: int
+    seed: int = 0
+    drop_last: bool = False
+    rank: int = 0
+    processes: int = 1
+    epoch: int = 0  # the position: this epoch, from this batch on
+    batch: int = 0
 
     @property
     def batches_per_epoch(self) -> int:
@@ -191,8 +179,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     def set_position(self, epoch: int, batch: int = 0) -> None:
         """Iterate over this epoch next, from this batch on."""
-        self.epoch = epoch
-        self.batch = batch
+        self.epoch, self.batch = epoch, batch
 
     def __len__(self) -> int:
         return max(0, self.batches_per_epoch - self.batch)
@@ -233,10 +220,9 @@ def evaluation_batches(
         count = len(windows[videos[0]])
         if count == 1:
             batches.append([(0, index, 0) for index in videos])
-            continue
-        for index in videos:
-            numbers = range(count)
-            batches += [[(0, index, k) for k in numbers[b : b + batch_size]] for b in range(0, count, batch_size)]
+        else:
+            keys: list[list[tuple[int, ...]]] = [[(0, index, number) for number in range(count)] for index in videos]
+            batches += [own[b : b + batch_size] for own in keys for b in range(0, count, batch_size)]
     return batches
 
 
@@ -248,10 +234,7 @@ def collate_readable(items: Sequence[Sample | Skipped]) -> tuple[Batch | None, l
     return collate(samples) if samples else None, skipped
 
 
-Batches = TypeVar("Batches", EpochBatches, Sequence[list[tuple[int, ...]]])
-
-
-class Loader(Generic[Batches]):
+class Loader:
     """Batches of a dataset, made by worker processes that live as long as the loader.
 
     Videos that the dataset skips are counted and named on stderr, where a line of any process is seen. More than 1% of
@@ -261,7 +244,7 @@ class Loader(Generic[Batches]):
     def __init__(
         self,
         dataset: TrainClips | TestVideos,
-        batch_sampler: Batches,
+        batch_sampler: EpochBatches | Sequence[list[tuple[int, ...]]],
         *,
         workers: int,
         pin_memory: bool = False,
@@ -273,8 +256,7 @@ class Loader(Generic[Batches]):
             workers: Processes that decode; 0 decodes in this one.
             pin_memory: Page-locked batches, for copies to a GPU beside its work.
         """
-        self.batch_sampler: Batches = batch_sampler
-        self.videos = len(dataset)
+        self.batch_sampler, self.videos = batch_sampler, len(dataset)
         self.skipped: dict[str, str] = {}  # why, by video
         self._loader = DataLoader(
             dataset,
@@ -299,7 +281,8 @@ class Loader(Generic[Batches]):
                 if batch is not None:
                     yield batch
         except InputError as error:  # from a worker: the whole traceback as text, our line at its end
-            raise InputError(str(error).rstrip().rpartition("\n")[2].removeprefix(f"{_RAISED_AS}: ")) from None
+            line = str(error).rstrip().rpartition("\n")[2]
+            raise InputError(line.removeprefix(f"{InputError.__module__}.{InputError.__qualname__}: ")) from None
 
     def _count(self, skipped: Iterable[Skipped]) -> None:
         most = max(1, int(MISSING_LIMIT * self.videos))
@@ -314,9 +297,6 @@ class Loader(Generic[Batches]):
                 )
             line = f"{reason}; skipped, as {len(self.skipped)} of {self.videos} videos"
             print(line, file=sys.stderr, flush=True)
-
-
-_RAISED_AS = f"{InputError.__module__}.{InputError.__qualname__}"
 
 
 def outlive_a_stop(worker: int = 0) -> None:

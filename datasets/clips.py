@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.errors import InputError
+from common.text import first_few
 from datasets.annotations import Video
 from datasets.features import FeatureStore
-from datasets.frames import Decoder, Listing, get_decoder, list_all_frames, read_frames, usable_frames
+from datasets.frames import Decoder, Listing, get_decoder, list_frames, look_into_folders, read_frames, usable_frames
 from datasets.transforms import View, augmented_view, centred_view, render
 from datasets.windows import Part, Window, split
 
@@ -124,22 +125,12 @@ class VideoFrames(NamedTuple):
     n: int
 
 
-@dataclass(frozen=True)
-class Found:
-    """Videos with frames, and those left out."""
+class Found(NamedTuple):
+    """Videos with frames, and the ids of those left out: without frames, or too short."""
 
     videos: list[VideoFrames]
     missing: list[str]
     short: list[str]
-
-    def report(self) -> str:
-        """One line for the console; missing videos by name."""
-        line = f"{len(self.videos)} videos"
-        if self.short:
-            line += f", {len(self.short)} left out as too short"
-        if self.missing:
-            line += f", {len(self.missing)} without frames: {', '.join(self.missing)}"
-        return line
 
 
 def find_videos(
@@ -161,19 +152,18 @@ def find_videos(
         allow_gaps: Accept videos that lack a frame among others, for a dataset that skips what cannot be read.
         listings: Of the videos' folders, such as the index gives; None to list them.
     """
-    ids = [video.id for video in videos]
-    listings = list_all_frames(frames, ids) if listings is None else listings
-    counts = [usable_frames(frames, video, listings[video], allow_gaps=allow_gaps) for video in ids]
-    present = [VideoFrames(video, n) for video, n in zip(videos, counts, strict=True) if n]
-    found = Found(
-        videos=[entry for entry in present if entry.n >= min_frames],
-        missing=[video for video, n in zip(ids, counts, strict=True) if not n],
-        short=[video.id for video, n in present if n < min_frames],
-    )
+    if listings is None:
+        listings = look_into_folders(frames, [video.id for video in videos], list_frames)
+    found = Found([], [], [])
+    for video in videos:
+        n = usable_frames(frames, video.id, listings[video.id], allow_gaps=allow_gaps)
+        if n >= max(1, min_frames):
+            found.videos.append(VideoFrames(video, n))
+        else:
+            (found.short if n else found.missing).append(video.id)
     if len(found.missing) > MISSING_LIMIT * len(videos) and not allow_missing:
-        shown = ", ".join(found.missing[:10]) + (", ..." if len(found.missing) > 10 else "")
         raise InputError(
-            f"{frames}: {len(found.missing)} of {len(videos)} videos have no frames: {shown}; "
+            f"{frames}: {len(found.missing)} of {len(videos)} videos have no frames: {first_few(found.missing)}; "
             "correct --data.frames, or go without them by --data.allow_missing true"
         )
     return found
@@ -222,18 +212,16 @@ class _VideoDataset(Dataset[Sample | Skipped]):
     def _sample(
         self, index: int, numbers: range, choose_view: Callable[[int, int], View], labels: Tensor, first: int
     ) -> Sample:
-        """The clip of these video frames, and what the Fine stream sees or has seen of the video.
+        """The clip of these video frames, `first` on the fine axis, and what the Fine stream sees of the video.
 
-        Args:
-            choose_view: Width and height of the video's frames -> the view of all that is shown of it.
-            first: The clip's first frame on the fine axis, from 0.
+        All of it is shown in the view that `choose_view` gives for the width and height of the video's frames.
         """
         video, n = self.videos[index]
         total = video_length(n, self.stride)
         window, start = place_window(first, len(numbers), total, length=self.fine_frames, mode=self.fine_window)
         fine = video_frames(n, self.stride)[window : window + self.fine_frames] if self.fine_clips else range(0)
         shown = sorted({*numbers, *fine})
-        images = read_frames(self.frames, video.id, shown, self.decode)
+        images = list(read_frames(self.frames, video.id, shown, self.decode))
         height, width, _ = images[0].shape
         seen = render(images, choose_view(width, height), self.size)  # (len(shown),size,size,3)
 
@@ -272,18 +260,18 @@ class TrainClips(_VideoDataset):
         """In place of a video that cannot be read, where that is not an error, comes the next one's clip."""
         epoch, first = key
         skipped: list[Skipped] = []
-        for index in range(first, first + len(self)):
+        while True:
+            index = (first + len(skipped)) % len(self)
             try:
-                sample = self._clip(epoch, index % len(self))
+                sample = self._clip(epoch, index)
             except InputError as error:
-                if not self.skip_unreadable:
+                skipped.append(Skipped(self.videos[index].video.id, str(error)))
+                if not self.skip_unreadable or len(skipped) == len(self):
                     raise
-                skipped.append(Skipped(self.videos[index % len(self)].video.id, str(error)))
             else:
                 if skipped:
                     sample["skipped"] = skipped
                 return sample
-        raise InputError(skipped[0].reason)
 
     def _clip(self, epoch: int, index: int) -> Sample:
         rng = np.random.default_rng([self.seed, epoch, index])
@@ -320,16 +308,14 @@ class TestVideos(_VideoDataset):
     def __getitem__(self, key: tuple[int, ...]) -> Sample | Skipped:
         """Of a video that cannot be read, where that is not an error, comes the reason."""
         _, index, *number = key
+        part = Part(number[0] if number else 0, self.windows[index])
+        start, stop = part.windows[part.number]
+        numbers = video_frames(self.videos[index].n, self.stride)[start:stop]
         try:
-            return self._window(index, Part(number[0] if number else 0, self.windows[index]))
+            sample = self._sample(index, numbers, centred_view, self._labels(index, start, stop), start)
         except InputError as error:
             if not self.skip_unreadable:
                 raise
             return Skipped(self.videos[index].video.id, str(error))
-
-    def _window(self, index: int, part: Part) -> Sample:
-        start, stop = part.windows[part.number]
-        numbers = video_frames(self.videos[index].n, self.stride)[start:stop]
-        sample = self._sample(index, numbers, centred_view, self._labels(index, start, stop), start)
         sample["part"] = part
         return sample

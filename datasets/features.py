@@ -17,17 +17,20 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import NotRequired
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from typing_extensions import TypedDict  # the one that pydantic reads before Python 3.12
 
-from common.errors import InputError
+from common.errors import InputError, one_line
 from common.files import written_whole
+from common.text import first_few
 from datasets.safetensors_writer import DTYPE_NAMES, SafetensorsWriter
 
 MANIFEST = "manifest.json"
@@ -85,15 +88,11 @@ def _read_manifest(folder: Path) -> Manifest | None:
     """The manifest, or None where there is none yet."""
     path = folder / MANIFEST
     try:
-        manifest: Manifest = json.loads(path.read_text(encoding="utf-8"))
+        return TypeAdapter(Manifest).validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a manifest ({error}); delete the folder and extract again") from None
-    absent = Manifest.__required_keys__ - set(manifest if isinstance(manifest, dict) else ())
-    if absent:
-        raise InputError(f"{path}: lacks {', '.join(sorted(absent))}; delete the folder and extract again")
-    return manifest
+    except ValidationError as error:
+        raise InputError(f"{path}: not a manifest ({one_line(error)}); delete the folder and extract again") from None
 
 
 def _refuse_disagreement(
@@ -110,7 +109,7 @@ def _refuse_disagreement(
             )
 
 
-class FeatureWriter:
+class FeatureWriter(AbstractContextManager["FeatureWriter"]):
     """Fills a store, continuing one of the same settings.
 
     A context manager: its end, however it comes, saves the manifest. Several processes may fill one folder: saving the
@@ -119,19 +118,15 @@ class FeatureWriter:
 
     def __init__(self, folder: str | Path, settings: Settings) -> None:
         self.folder, self.dtype = Path(folder), DTYPES[settings["dtype"]]
-        manifest: Manifest = {**settings, "layers": {}, "videos": {}}
+        self._manifest: Manifest = {**settings, "layers": {}, "videos": {}}
         stored = _read_manifest(self.folder)
         if stored is not None and stored["videos"]:
             wanted = {setting: settings.get(setting) for setting in OPTIONS}
             _refuse_disagreement(self.folder, stored, wanted, f"delete {self.folder} or choose another --features.dir")
-            manifest = stored
-        self._manifest = manifest
+            self._manifest = stored
         self._unfinished: dict[str, SafetensorsWriter] = {}
         self._saved_at = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
-
-    def __enter__(self) -> "FeatureWriter":
-        return self
 
     def __exit__(self, *_: object) -> None:
         for file in self._unfinished.values():
@@ -165,24 +160,27 @@ class FeatureWriter:
             frames: T, where these are only the next ones of them, from the first to the last: of what is not continued
                 to the end, nothing stays.
         """
-        stored = self._all_stored(video, features)
+        stored = self._as_stored(video, features)
         if video not in self._unfinished:
             shapes = {layer: (frames or len(x), *x.shape[1:]) for layer, x in stored.items()}
             self._unfinished[video] = SafetensorsWriter(_features_path(self.folder, video), shapes, self.dtype)
         file = self._unfinished[video]
         if file.append(stored):
             del self._unfinished[video]
-            self._enter(video, file.total, file_sha256(file.path))
+            self._manifest["videos"][video] = {"frames": file.total, "sha256": file_sha256(file.path)}
+            if time.monotonic() - self._saved_at > FLUSH_SECONDS:
+                self.flush()
 
-    def _enter(self, video: str, frames: int, sha256: str) -> None:
-        """The video in the manifest, which is saved every few seconds."""
-        self._manifest["videos"][video] = {"frames": frames, "sha256": sha256}
-        if time.monotonic() - self._saved_at > FLUSH_SECONDS:
-            self.flush()
-
-    def _all_stored(self, video: str, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """As they are stored: {layer: (T,C,7,7)}, of the widths that the store has."""
-        stored = {layer: self._stored(video, layer, x) for layer, x in features.items()}
+    def _as_stored(self, video: str, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """{layer: (T,C,7,7)}, finite and of the widths that the store has."""
+        stored = {}
+        for layer, x in features.items():
+            stored[layer] = x.reshape(x.shape[-4:]).transpose(0, 1).contiguous().to("cpu", self.dtype)
+            if not torch.stack(stored[layer].aminmax()).isfinite().all():
+                raise InputError(
+                    f"{self.folder}: video {video}: {layer} is not finite as {self._manifest['dtype']}; "
+                    "check --features.checkpoint, or use --features.dtype float32"
+                )
         widths = {layer: x.shape[1] for layer, x in stored.items()}
         known = self._manifest["layers"] or widths
         if widths != known:
@@ -190,36 +188,20 @@ class FeatureWriter:
         self._manifest["layers"] = widths
         return stored
 
-    def _stored(self, video: str, layer: str, x: Tensor) -> Tensor:
-        x = x.reshape(x.shape[-4:]).transpose(0, 1).contiguous().to("cpu", self.dtype)  # (T,C,7,7)
-        if not torch.stack(x.aminmax()).isfinite().all():
-            raise InputError(
-                f"{self.folder}: video {video}: {layer} is not finite as {str(self.dtype).removeprefix('torch.')}; "
-                "check --features.checkpoint, or use --features.dtype float32"
-            )
-        return x
-
     def flush(self) -> None:
         """Save the manifest, keeping the videos that other processes have added meanwhile."""
-        with _locked(self.folder):
+        lock = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the folder is this process's alone, among those of this machine
             others = _read_manifest(self.folder)
             if others is not None:
                 self._manifest["videos"] = others["videos"] | self._manifest["videos"]
                 self._manifest["layers"] = self._manifest["layers"] or others["layers"]
             with written_whole(self.folder / MANIFEST, durable=True) as temporary:
                 temporary.write_text(json.dumps(self._manifest, indent=1), encoding="utf-8")
+        finally:
+            os.close(lock)
         self._saved_at = time.monotonic()
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Exclusive use of a folder among processes of this machine."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 class FeatureStore:
@@ -231,11 +213,7 @@ class FeatureStore:
         if manifest is None:
             raise InputError(f"{self.folder / MANIFEST}: no such file; run extract_fineFEAT.py or set --features.dir")
         self.manifest = manifest
-
-    @property
-    def layers(self) -> dict[str, int]:
-        """Channels by level, {layer: C}."""
-        return self.manifest["layers"]
+        self.layers = manifest["layers"]  # {layer: C}
 
     def frames(self, video: str) -> int:
         """Number of feature frames (T) of a video."""
@@ -250,11 +228,9 @@ class FeatureStore:
             checkpoint_sha256: Of the Fine checkpoint; None where it is not at hand.
             layers: Channels by level that the network expects.
         """
-        wanted: dict[str, object] = {"stride": stride, "crop": size}
-        if checkpoint_sha256 is not None:
-            wanted["checkpoint_sha256"] = checkpoint_sha256
+        known = {} if checkpoint_sha256 is None else {"checkpoint_sha256": checkpoint_sha256}
         remedy = "run extract_fineFEAT.py into another --features.dir, or correct the option"
-        _refuse_disagreement(self.folder, self.manifest, wanted, remedy)
+        _refuse_disagreement(self.folder, self.manifest, {"stride": stride, "crop": size, **known}, remedy)
         if dict(layers) != self.layers:
             raise InputError(
                 f"{self.folder / MANIFEST}: features have channels {self.layers}, but --model.variant "
@@ -269,10 +245,8 @@ class FeatureStore:
         """Raise where a video of {id: T} lacks features, or has them for another number of frames."""
         missing = self.missing(frames)
         if missing:
-            shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
-            raise InputError(
-                f"{self.folder}: {len(missing)} of {len(frames)} videos lack features: {shown}; run extract_fineFEAT.py"
-            )
+            lacking = f"{len(missing)} of {len(frames)} videos lack features: {first_few(missing)}"
+            raise InputError(f"{self.folder}: {lacking}; run extract_fineFEAT.py")
         for video, T in frames.items():
             if self.frames(video) != T:
                 raise InputError(

@@ -59,21 +59,18 @@ def render(frames: Sequence[Tensor], view: View, size: int) -> Tensor:
     """Frames (H,W,3) uint8 of one size, seen through a view: clip (T,size,size,3) uint8."""
     rows, columns = slice(view.top, view.top + view.side), slice(view.left, view.left + view.side)
     clip = torch.empty((len(frames), size, size, 3), dtype=torch.uint8)
+    resize = _resize if _rounds_as_pil(view.side, size) else _resize_by_pil
     for first in range(0, len(frames), CACHED_FRAMES):
         some = slice(first, first + CACHED_FRAMES)
         x = torch.stack([frame[rows, columns] for frame in frames[some]])  # (t,side,side,3)
         if view.flip:
             x = x.flip(2)
-        clip[some] = x if view.side == size else _resize_as_pil(x, size)
+        clip[some] = x if view.side == size else resize(x, size)
     return clip
 
 
-def _resize_as_pil(x: Tensor, size: int) -> Tensor:
-    """Squares (t,side,side,3) uint8 to (t,size,size,3), bilinear with antialiasing, to the last grey level as PIL's."""
-    return (_resize if _rounds_as_pil(x.shape[1], size) else _resize_by_pil)(x, size)
-
-
 def _resize(x: Tensor, size: int) -> Tensor:
+    """Squares (t,side,side,3) uint8 to (t,size,size,3), bilinear with antialiasing."""
     return interpolate(x.permute(0, 3, 1, 2), (size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
 
 
@@ -89,8 +86,7 @@ def _rounds_as_pil(side: int, size: int) -> bool:
     It does for Charades' frames. Where pixels fall exactly between two levels (64 to 224: one in 14), torch's 16-bit
     weights round otherwise than PIL's, which the published code and its features come from.
     """
-    noise = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8)
-    x = torch.from_numpy(noise)
+    x = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8))
     return torch.equal(_resize(x, size), _resize_by_pil(x, size))
 
 

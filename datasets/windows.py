@@ -57,13 +57,9 @@ def fade(windows: Sequence[Window], index: int) -> Tensor:
     Where two windows overlap, their shares are linear in time; `inf` for a window alone.
     """
     start, stop = windows[index]
-    at = torch.arange(stop - start) + 0.5
-    weights = torch.full_like(at, torch.inf)
-    if index > 0:
-        weights = torch.minimum(weights, at)
-    if index < len(windows) - 1:
-        weights = torch.minimum(weights, stop - start - at)
-    return weights
+    at, endless = torch.arange(stop - start) + 0.5, torch.full((stop - start,), torch.inf)
+    from_start = at if index > 0 else endless
+    return torch.minimum(from_start, stop - start - at if index < len(windows) - 1 else endless)
 
 
 def borders(windows: Sequence[Window]) -> list[float]:
@@ -71,11 +67,7 @@ def borders(windows: Sequence[Window]) -> list[float]:
     return [(after.start + before.stop) / 2 for before, after in pairwise(windows)]
 
 
-class Held(NamedTuple):
-    """What windows have in common with the next one: values (C,t,...) and their weights (t,)."""
-
-    values: Tensor
-    weights: Tensor
+Held = tuple[Tensor, Tensor]  # what windows have in common with the next one: values (C,t,...) and their weights (t,)
 
 
 def blend(
@@ -99,15 +91,16 @@ def blend(
         return values, None
     weights = fade(windows, number).to(values.device)
     if held is not None:
-        common = len(held.weights)
-        total = held.weights + weights[:common]
+        before, total = held
+        common = len(total)
+        total = total + weights[:common]
         share = (weights[:common] / total).to(values.dtype).view(-1, *[1] * (values.dim() - 2))
-        values = torch.cat([held.values.lerp(values[:, :common], share), values[:, common:]], 1)
+        values = torch.cat([before.lerp(values[:, :common], share), values[:, common:]], 1)
         weights = torch.cat([total, weights[common:]])
     if number + 1 == len(windows):
         return values, None
     final = windows[number + 1].start - windows[number].start
-    return values[:, :final], Held(values[:, final:], weights[final:])
+    return values[:, :final], (values[:, final:], weights[final:])
 
 
 class Joins:
@@ -117,14 +110,16 @@ class Joins:
     comes of it. No more of a video is held than its windows have in common.
     """
 
-    def __init__(self, factors: Mapping[str, int] | None = None) -> None:
-        """`factors`: by name, how much finer than clip frames an axis is; 1 where not given."""
-        self.factors = factors or {}
+    def __init__(self) -> None:
         self.open: dict[str, tuple[int, dict[str, Held | None]]] = {}  # by video: its next window, what is held
 
     def add(self, video: str, part: Part, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A window's {name: (C,t,...)} -> what is final now (see `blend`); {} of a video that has ended."""
+        """A window's {name: (C,t,...)} -> what is final now (see `blend`); {} of a video that has ended.
+
+        An axis t may be a whole number of times as fine as clip frames, as that of labels is.
+        """
         number, windows = part
+        start, stop = windows[number]
         due, held = self.open.pop(video, (0, {}))
         if number == 0:
             held = {}
@@ -132,7 +127,7 @@ class Joins:
             return {}
         final = {}
         for name, x in values.items():
-            axis = scale(windows, self.factors.get(name, 1))
+            axis = scale(windows, x.shape[1] // (stop - start))
             final[name], held[name] = blend(axis, number, x, held.get(name))
         if number + 1 < len(windows):
             self.open[video] = number + 1, held

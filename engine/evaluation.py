@@ -71,7 +71,7 @@ class Evaluation:
         net = prepare_for_inference(net)
         losses: Lists = defaultdict(list)
         grids: Lists = defaultdict(list)
-        join = WindowJoiner(self.stride)
+        join = WindowJoiner()
         with torch.no_grad(), sampled_locations(net) as passes:
             for batch in self._batches():
                 logits, _ = logits_at_labels(net, batch)
@@ -167,9 +167,8 @@ class WindowJoiner:
     is kept of a video is its logits and labels, 8 C bytes for each of its frames.
     """
 
-    def __init__(self, stride: int) -> None:
-        """`stride`: label columns in a clip frame."""
-        self.joins = Joins({"logits": stride, "labels": stride})
+    def __init__(self) -> None:
+        self.joins = Joins()
         self.pieces: dict[str, list[dict[str, Tensor]]] = defaultdict(list)
 
     def __call__(self, batch: Batch, logits: Tensor) -> Iterator[WholeVideos]:

@@ -157,7 +157,7 @@ def predict(
     stride = nets.config.data.stride
     windows = split(video_length(n, stride), window, overlap)
     store = None if nets.fine is None else _extract(nets.fine, nets, clip, windows, folder)
-    joins, logits, chosen = Joins({"logits": stride}), [], []
+    joins, logits, chosen = Joins(), [], []
     stream = "Fine stream" if isinstance(nets.net, FineNet) else "Coarse stream"
     for number in progress(range(len(windows)), len(windows), stream):
         part = Part(number, windows)

@@ -7,7 +7,7 @@ import torch
 from common.errors import InputError
 from common.progress import progress
 from datasets.clips import video_frames
-from datasets.frames import count_frames, decode_frames, get_decoder
+from datasets.frames import count_frames, get_decoder, read_frames
 from datasets.prepare.video import VideoFile
 from prediction.network import ClipFile
 
@@ -20,7 +20,7 @@ def read_video(video: Path, clip: ClipFile, *, stride: int, fps: float) -> tuple
             raise InputError(
                 f"{video}: no frames in it, as {video.name}-000001.jpg; for the video files in it give {video}/*"
             )
-        clip.fill(decode_frames(video.parent, video.name, video_frames(n, stride), get_decoder()))
+        clip.fill(read_frames(video.parent, video.name, video_frames(n, stride), get_decoder()))
         return n, None
     file = VideoFile(video)
     expected = max(1, int(file.declared_seconds * fps / stride))

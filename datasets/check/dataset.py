@@ -13,10 +13,11 @@ from common.progress import progress
 from common.text import counted, first_few
 from configs.schema import Config, Data
 from datasets.annotations import Annotations
-from datasets.assembly import class_names, frame_listings
+from datasets.assembly import class_names
 from datasets.check.report import Report
 from datasets.clips import MISSING_LIMIT, VideoFrames, clip_frames, positive_columns
-from datasets.frames import Decoder, Listing, decode_frames, get_decoder
+from datasets.frames import Decoder, Listing, get_decoder, read_frames
+from datasets.index import list_with_index
 from datasets.kinds import KINDS
 from eval.charades_localize import read_ground_truth
 
@@ -68,7 +69,7 @@ def check_annotations(config: Config, report: Report) -> Annotations:
 def check_frames(config: Config, annotations: Annotations, report: Report) -> Frames:
     """Which videos have frames, without holes, and as many as they last."""
     data = config.data
-    listings = frame_listings(config, list(annotations.videos))
+    listings = list_with_index(data.frames, [video.id for video in annotations.videos], spare=config.run_dir)
     videos = [VideoFrames(video, listings[video.id].last) for video in annotations.videos if listings[video.id].last]
     rate = float(np.median([n / video.duration for video, n in videos])) if videos else 1.0
     at = f", {rate:.4g} a second (median)" if videos else ""
@@ -174,7 +175,7 @@ def unreadable(root: str | Path, numbers: Mapping[str, Iterable[int]], decode: D
 
     def first_fault(video: str) -> str | None:
         try:
-            for _ in decode_frames(root, video, numbers[video], decode):
+            for _ in read_frames(root, video, numbers[video], decode):
                 pass
         except InputError as error:
             return str(error)

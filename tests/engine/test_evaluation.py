@@ -78,13 +78,13 @@ def logits_of(batch):
 def test_short_videos_pass_as_they_are():
     batch = collate([*samples("AAA", 5, 6, 2), *samples("BBB", 5, 6, 2)])
     logits = logits_of(batch)
-    (whole,) = WindowJoiner(STRIDE)(batch, logits)
+    (whole,) = WindowJoiner()(batch, logits)
     assert whole.ids == ["AAA", "BBB"]
     assert (whole.logits is logits, whole.labels is batch["labels"], whole.mask is batch["mask"]) == (True,) * 3
 
 
 def test_a_long_video_comes_once_when_it_is_whole():
-    rows, join = samples("AAA", 15, 6, 2), WindowJoiner(STRIDE)
+    rows, join = samples("AAA", 15, 6, 2), WindowJoiner()
     assert len(rows) == 4
     windows, blended, held = scale(rows[0]["part"].windows, STRIDE), [], None
     for pair in (rows[:2], rows[2:]):
@@ -107,7 +107,7 @@ def test_a_long_video_comes_once_when_it_is_whole():
 
 def test_a_video_with_an_unreadable_window_never_comes():
     for lost in range(4):
-        join, made = WindowJoiner(STRIDE), []
+        join, made = WindowJoiner(), []
         rows = samples("AAA", 15, 6, 2)
         for row in (*rows[:lost], *rows[lost + 1 :], *samples("BBB", 15, 6, 2)):
             batch = collate([row])

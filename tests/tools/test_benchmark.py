@@ -98,7 +98,7 @@ def test_the_pil_path_gives_our_clip():
         assert count_frames(root, "v0") == 3
         size = np.mean([path.stat().st_size for path in root.rglob("*.jpg")])
         view = augmented_view(np.random.default_rng(0), 320, 240, 224)._replace(flip=True)
-        ours = normalise(render(read_frames(root, "v0", [1, 2, 3], get_decoder()), view, 224)[None])
+        ours = normalise(render(list(read_frames(root, "v0", [1, 2, 3], get_decoder())), view, 224)[None])
         beside = benchmark_data.pil_clip([frame_path(root, "v0", k) for k in (1, 2, 3)], view)
     assert 8e3 < size < 14e3  # as Charades': 76 GB in 7.1 million frames
     assert ours.shape == beside.shape

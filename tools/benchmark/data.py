@@ -75,7 +75,7 @@ def loading(setting: Setting) -> Result:
         buffer = torch.empty(1, frames, SIZE, SIZE, 3)  # which every clip overwrites, as in training
 
         def ours() -> Tensor:
-            clip = render(read_frames(root, "v0", range(1, frames + 1), decode), view, SIZE)
+            clip = render(list(read_frames(root, "v0", range(1, frames + 1), decode)), view, SIZE)
             return normalise(clip[None], [frames], buffer)
 
         seconds, pil_seconds = _medians(setting, ours, lambda: pil_clip(paths, view))
