@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Self
 
 
@@ -27,9 +26,6 @@ class InputError(ValueError):
     def called(self, option: str | None) -> Self:
         """The same error in a command that spells the option differently; without a remedy where it has no such one."""
         return type(self)(self.what, option=option, remedy=self.remedy if option else None)
-
-    def __reduce__(self) -> tuple:  # loader workers send errors to the main process
-        return partial(type(self), option=self.option, remedy=self.remedy), (self.what,)
 
 
 @contextmanager

@@ -89,8 +89,8 @@ def load(*files: str | Path, options: Sequence[Setting] = ()) -> Config:
             section, name = option.split(".")
             values.setdefault(section, {})[name] = checked(option, _meant(option, value, origin))
         return Config.from_dict(values)
-    except ValueError as error:  # the schema's message opens with the option
-        raise InputError(f"{origins.get(str(error).split()[0], '')}{error}") from error
+    except InputError as error:
+        raise InputError(f"{origins.get(error.option or '', '')}{error.what}", option=error.option) from error
 
 
 def _meant(option: str, value: object, origin: str) -> object:

@@ -38,9 +38,9 @@ Stage3 = Annotated[T, STAGE_3_ONLY]  # of no effect on stage 1
 
 
 def _require(holds: bool, option: str, rule: str, value: object) -> None:
-    """Raises a one-line ValueError unless `holds`; `rule` completes the sentence "option must be ..."."""
+    """Raises InputError unless `holds`; `rule` completes the sentence "option must be ..."."""
     if not holds:
-        raise ValueError(f"{option} must be {rule}, not {value!r}")
+        raise InputError(f"{option} must be {rule}, not {value!r}", option=option)
 
 
 class Section:
@@ -326,15 +326,15 @@ CHECKS: dict[str, TypeAdapter[Any]] = {option: TypeAdapter(kind) for option, kin
 
 
 def checked(option: str, value: object) -> Any:
-    """The value in its option's type; raises a one-line ValueError, which opens with the option, where it has another.
+    """The value in its option's type; raises InputError, which names the option, if it has another.
 
     What it returns is `Any` because an option is known by name alone.
     """
     try:
         return CHECKS[option].validate_python(value, strict=True)
     except ValidationError as error:
-        _, _, rule = error.errors()[0]["msg"].partition("should ")
-        raise ValueError(f"{option} must {rule}, not {value!r}") from None
+        _, _, rule = error.errors()[0]["msg"].partition("should ")  # pydantic's "Input should be ..."
+        raise InputError(f"{option} must {rule}, not {value!r}", option=option) from None
 
 
 def diff(old: Values, new: Values) -> dict[str, tuple[Any, Any]]:

@@ -6,6 +6,7 @@ The only file of this package that sees a configuration; the rank of this proces
 import math
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from datasets.features import FeatureStore, file_sha256
 from datasets.frames import get_decoder
 from datasets.index import list_with_index
 from datasets.kinds import KINDS
+from eval.charades_localize import Truth, read_ground_truth
 from models.x3d import VARIANTS
 
 Dataset = TypeVar("Dataset", TrainClips, TestVideos)
@@ -36,6 +38,20 @@ def read_annotations(config: Config) -> Annotations:
     print(annotations.report())
     class_names(config)  # a file of other classes is found now
     return annotations
+
+
+def read_truth(config: Config, annotations: Annotations | None = None) -> dict[str, Truth]:
+    """What the metrics take of the test videos: the ground truth's CSV, else the annotations (None: read here)."""
+    data = config.data
+    if data.ground_truth:
+        if not Path(data.ground_truth).is_file():
+            raise InputError(
+                f"{data.ground_truth}: no such file",
+                option="--data.ground_truth",
+                remedy="set {option} to the official CSV, or to null",
+            )
+        return read_ground_truth(data.ground_truth, data.num_classes)
+    return (annotations or KINDS[data.kind].load(data.annotations, data.num_classes)).truth()
 
 
 def class_names(config: Config) -> list[str]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from common.errors import InputError
 from datasets.clips import MISSING_LIMIT, Sample, Skipped, TestVideos, TrainClips
@@ -226,8 +226,23 @@ def evaluation_batches(
     return batches
 
 
-def collate_readable(items: Sequence[Sample | Skipped]) -> tuple[Batch | None, list[Skipped]]:
+class Readable(Dataset[Sample]):
+    """A dataset's items by batches. A user's mistake is returned: raised in a worker, it would arrive as a text."""
+
+    def __init__(self, dataset: TrainClips | TestVideos) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, keys: Sequence[tuple[int, ...]]) -> list[Sample | Skipped] | InputError:
+        try:
+            return [self.dataset[key] for key in keys]
+        except InputError as error:
+            return error
+
+
+def collate_readable(items: list[Sample | Skipped] | InputError) -> tuple[Batch | InputError | None, list[Skipped]]:
     """What a worker makes of items: a batch of those that could be read, None of nothing, and those that could not."""
+    if isinstance(items, InputError):
+        return items, []
     samples = [item for item in items if not isinstance(item, Skipped)]
     skipped = [item for item in items if isinstance(item, Skipped)]
     skipped += [entry for sample in samples for entry in sample.get("skipped", ())]
@@ -238,7 +253,7 @@ class Loader:
     """Batches of a dataset, made by worker processes that live as long as the loader.
 
     Videos that the dataset skips are counted and named on stderr, where a line of any process is seen. More than 1% of
-    them, and more than one, are an error. A user's mistake that a worker finds is raised as there: in one line.
+    them, and more than one, are an error. A user's mistake that a worker finds is raised here.
     """
 
     def __init__(
@@ -259,7 +274,7 @@ class Loader:
         self.batch_sampler, self.videos = batch_sampler, len(dataset)
         self.skipped: dict[str, str] = {}  # why, by video
         self._loader = DataLoader(
-            dataset,
+            Readable(dataset),
             batch_sampler=batch_sampler,
             collate_fn=collate_readable,
             num_workers=workers,
@@ -275,14 +290,12 @@ class Loader:
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        try:
-            for batch, skipped in self._loader:
-                self._count(skipped)
-                if batch is not None:
-                    yield batch
-        except InputError as error:  # from a worker: the whole traceback as text, our line at its end
-            line = str(error).rstrip().rpartition("\n")[2]
-            raise InputError(line.removeprefix(f"{InputError.__module__}.{InputError.__qualname__}: ")) from None
+        for batch, skipped in self._loader:
+            if isinstance(batch, InputError):
+                raise batch
+            self._count(skipped)
+            if batch is not None:
+                yield batch
 
     def _count(self, skipped: Iterable[Skipped]) -> None:
         most = max(1, int(MISSING_LIMIT * self.videos))

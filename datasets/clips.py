@@ -5,7 +5,6 @@ Numbers in this file: video frames are 1-based as their files; `n` is a video's 
 Label column k (from 0) stands for video frame k + 1.
 """
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +23,7 @@ from datasets.features import FeatureStore
 from datasets.frames import Decoder, Listing, get_decoder, list_frames, look_into_folders, read_frames, usable_frames
 from datasets.transforms import View, augmented_view, centred_view, render
 from datasets.windows import Part, Window, split
+from eval.dense import step_labels
 
 FIRST_FRAMES = 10  # a video too short to choose from still starts at one of its first ten frames
 MISSING_LIMIT = 0.01  # more than this share of videos without frames is a mistake, not a few failed downloads
@@ -94,25 +94,13 @@ def place_window(first: int, T: int, total: int, *, length: int, mode: FineWindo
 # --- labels -----------------------------------------------------------------------------------------------------------
 
 
-def positive_columns(start: float, end: float, duration: float, n: int) -> range:
-    """The columns k of 0..n-1 with start < k * duration / n < end, both strict; all times in seconds."""
-
-    def time(k: int) -> float:
-        return k * duration / n
-
-    return range(bisect_right(range(n), start, key=time), bisect_left(range(n), end, key=time))
-
-
 def frame_labels(video: Video, n: int, num_classes: int, start: int = 0, stop: int | None = None) -> Tensor:
     """Labels (C, stop-start) float32 of label columns start..stop-1 of a video with n frames (by default all n).
 
-    A column is 1 for a class iff it is among the `positive_columns` of an action of it.
+    Column k is 1 for a class iff an action of it has start < k * duration / n < end (`eval.dense.step_labels`).
     """
-    labels = torch.zeros(num_classes, (n if stop is None else stop) - start)
-    for label, begin, end in video.actions:
-        columns = positive_columns(begin, end, video.duration, n)
-        labels[label, max(columns.start - start, 0) : max(columns.stop - start, 0)] = 1
-    return labels
+    times = np.arange(start, n if stop is None else stop) * video.duration / n
+    return torch.from_numpy(np.ascontiguousarray(step_labels(video.actions, times, num_classes).T, np.float32))
 
 
 # --- which videos -----------------------------------------------------------------------------------------------------
@@ -256,7 +244,7 @@ class TrainClips(_VideoDataset):
     seed: int
     clip_span: int = 640
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
+    def __getitem__(self, key: tuple[int, ...]) -> Sample:
         """In place of a video that cannot be read, where that is not an error, comes the next one's clip."""
         epoch, first = key
         skipped: list[Skipped] = []

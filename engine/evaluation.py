@@ -14,18 +14,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from common.errors import InputError
 from common.files import write_json
 from common.progress import progress
 from common.signals import Stopped, requested
 from configs.schema import Config
 from datasets.annotations import Annotations
+from datasets.assembly import read_truth
 from datasets.batch import Batch, Loader, prepare
 from datasets.windows import Joins, Part, borders
 from engine import distributed
 from engine.log import percent
 from engine.networks import logits_at_labels
-from eval.charades_localize import read_ground_truth
 from eval.detection import DetectionEvaluator
 from models import prepare_for_inference
 from models.losses import loss_at_labels
@@ -45,13 +44,10 @@ class Evaluation:
         self, config: Config, stage: str, annotations: Annotations, loader: Loader, device: torch.device
     ) -> None:
         data = config.data
-        if data.ground_truth and not Path(data.ground_truth).is_file():
-            raise InputError(f"{data.ground_truth}: no such file; --data.ground_truth is the official CSV, or null")
-        truth = read_ground_truth(data.ground_truth, data.num_classes) if data.ground_truth else annotations.truth()
         dense = stage == "fine" or data.kind != "charades"  # rule "dense" is MultiTHUMOS's own
         self.evaluator = DetectionEvaluator(
             num_classes=data.num_classes,
-            truth=truth,
+            truth=read_truth(config, annotations),
             min_frames=data.min_frames,
             all_frames=dense or config.eval.save_frames,
             save_frames=config.eval.save_frames,

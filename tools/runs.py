@@ -8,10 +8,8 @@ import numpy as np
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from common.errors import InputError
-from configs.schema import Config
 from datasets.demo.__main__ import SUMMARY
-from datasets.kinds import KINDS
-from eval.charades_localize import Truth, frame_labels, read_ground_truth
+from eval.charades_localize import Truth, frame_labels
 
 STREAMS = {"fine": "Fine stream", "coarse": "Coarse-Fine"}  # stages by the names of their folders
 T = TypeVar("T")
@@ -45,14 +43,6 @@ def read_json(path: Path, kind: type[T]) -> T:
 def read_metrics(path: Path) -> dict[str, Any]:
     """A metrics.json, with what it has besides `Metrics`."""
     return read_json(path, Metrics).model_dump()
-
-
-def read_truth(config: Config) -> dict[str, Truth]:
-    """The test videos as the evaluation takes them: of the ground truth's CSV, else of the annotations."""
-    data = config.data
-    if data.ground_truth:
-        return read_ground_truth(data.ground_truth, data.num_classes)
-    return KINDS[data.kind].load(data.annotations, data.num_classes).truth()
 
 
 def official_labels(truth: Mapping[str, Truth], num_classes: int) -> np.ndarray:

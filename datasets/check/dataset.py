@@ -15,7 +15,7 @@ from configs.schema import Config, Data
 from datasets.annotations import Annotations
 from datasets.assembly import class_names
 from datasets.check.report import Report
-from datasets.clips import MISSING_LIMIT, VideoFrames, clip_frames, positive_columns
+from datasets.clips import MISSING_LIMIT, VideoFrames, clip_frames, frame_labels
 from datasets.frames import Decoder, Listing, get_decoder, read_frames
 from datasets.index import list_with_index
 from datasets.kinds import KINDS
@@ -197,19 +197,18 @@ def check_classes(config: Config, frames: Frames, report: Report) -> None:
     names = class_names(config)
     undefined = ", so that AP is undefined for them and mAP with it"
     for videos, what, remark in ((frames.training, "training", ""), (frames.tested, "test", undefined)):
-        shown = classes_shown(videos)
+        shown = classes_shown(videos, len(names))
         absent = [f"{label} {name}" for label, name in enumerate(names) if label not in shown]
         if videos and absent:
             report.warn(f"{counted(len(absent), 'class')} without a {what} example: {first_few(absent)}{remark}")
 
 
-def classes_shown(videos: Iterable[VideoFrames]) -> set[int]:
+def classes_shown(videos: Iterable[VideoFrames], num_classes: int) -> set[int]:
     """The classes that any frame of the videos is labelled with."""
     return {
         label
         for video, n in videos
-        for label, start, end in video.actions
-        if positive_columns(start, end, video.duration, n)
+        for label in frame_labels(video, n, num_classes).any(1).nonzero().flatten().tolist()
     }
 
 

@@ -1,6 +1,5 @@
 """What training would make of a dataset: its features, its start, its batches."""
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 
 from common.errors import InputError
+from common.files import writable
 from common.text import counted, first_few
 from configs.schema import Config
 from datasets.annotations import Annotations
@@ -72,9 +72,10 @@ def check_run(config: Config, report: Report) -> None:
             report.add("weights", f"stage {number}: {starting_point(config, name)}")
         except InputError as error:
             report.problem(str(error))
-    folder = nearest_folder(config.run_dir)
-    if not os.access(folder, os.W_OK):
-        report.problem(f"{folder}: cannot be written to; choose another --run.dir")
+    try:
+        writable(nearest_folder(config.run_dir), "--run.dir")
+    except InputError as error:
+        report.problem(str(error))
 
 
 def starting_point(config: Config, name: str) -> str:
@@ -89,13 +90,15 @@ def starting_point(config: Config, name: str) -> str:
 
 def check_batches(config: Config, annotations: Annotations, report: Report) -> None:
     """What the trainings' own start says against the configuration, such as batches that cannot be divided."""
+    problems: dict[str, None] = {}  # each once, where both stages have it
     for stage in (config.fine, config.coarse):
         try:
             with redirect_stdout(StringIO()):
                 train_loader(config, stage, annotations, torch.device("cpu"))
         except InputError as error:
-            if not report.lines[-1].endswith(str(error)):  # the other stage may say the same
-                report.problem(str(error))
+            problems[str(error)] = None
+    for problem in problems:
+        report.problem(problem)
 
 
 def nearest_folder(folder: Path) -> Path:

@@ -280,7 +280,7 @@ times = st.floats(-2, 12) | st.integers(-2, 12).map(float)
 def test_an_interval_is_an_example_iff_it_labels_a_frame(start, end, n):
     video = Video("AAA", "training", 10.0, (Action(1, start, end),))
     labelled = bool(frame_labels(video, n, 3).any())
-    assert checks.classes_shown([VideoFrames(video, n)] * 2) == ({1} if labelled else set())
+    assert checks.classes_shown([VideoFrames(video, n)] * 2, 3) == ({1} if labelled else set())
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from datasets.clips import (
     find_videos,
     frame_labels,
     place_window,
-    positive_columns,
     video_frames,
     video_length,
 )
@@ -121,7 +120,6 @@ def test_labels_equal_the_definition():
         for label, start, end in actions:
             expected = [k for k in range(n) if start < k * duration / n < end]
             assert labels[label].nonzero().flatten().tolist() == expected
-            assert list(positive_columns(start, end, duration, n)) == expected
 
 
 # --- window of features -----------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from scipy import stats
 from common.errors import InputError
 from configs.cli import load
 from configs.schema import Config, diff
+from datasets.assembly import read_truth
 from datasets.demo import __main__ as demo
 from datasets.demo.scene import BURSTS, CLASSES
 from eval.bootstrap import Sampled
@@ -21,7 +22,6 @@ from tools.ablate import jobs as ablate_jobs
 from tools.ablate import scores as ablate_scores
 from tools.ablate import table as ablate_table
 from tools.ablate.jobs import Job, Seconds
-from tools.runs import read_truth
 
 PROJECT = Path(__file__).resolve().parents[2]
 CONFIG = PROJECT / "configs" / "demo_ablation.yaml"

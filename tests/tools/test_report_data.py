@@ -13,6 +13,7 @@ from PIL import Image
 
 from common.errors import InputError
 from configs.cli import load
+from datasets.assembly import read_truth
 from eval.charades_localize import Truth
 from eval.dense import Steps, write_steps
 from models.alignment import gaussian_weights
@@ -21,7 +22,6 @@ from tools.report import videos as report_videos
 from tools.report.__main__ import main
 from tools.report.data import read_log, read_run
 from tools.report.videos import choose, fine_weights, read_video, score_steps, shown_classes, thumbnail, video_precision
-from tools.runs import read_truth
 
 LINES = [{"event": "train", "epoch": 0.5, "step": 3}, {"event": "validation", "epoch": 1, "step": 6}]
 

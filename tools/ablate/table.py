@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 
 from common.files import write_text, written_whole
 from configs.schema import Config
+from datasets.assembly import read_truth
 from eval.bootstrap import LEVEL
 from tools.ablate.jobs import Seconds
 from tools.ablate.scores import REFERENCE, RESAMPLES, TITLES, Estimate, Row, rows
-from tools.runs import official_labels, read_truth
+from tools.runs import official_labels
 from tools.tables import format_table
 
 SUFFIXES = (".md", ".json", ".csv", ".png")

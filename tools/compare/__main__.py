@@ -42,12 +42,12 @@ def read_truth(path: Path, first_class: int) -> dict[str, Truth]:
     if path.is_file() and path.suffix.lower() != ".json":
         return read_ground_truth(path)
     try:
-        videos = load_annotations(path, num_classes=LARGEST_CLASS, first_class=first_class).subset("testing")
+        truth = load_annotations(path, num_classes=LARGEST_CLASS, first_class=first_class).truth()
     except InputError as error:  # its remedies are options of training
         raise InputError(error.what, remedy=f"correct it, or --first_class {first_class}") from None
-    if not videos:
+    if not truth:
         raise InputError(f"{path}: no test videos in it")
-    return {video.id: Truth(list(video.actions), video.duration) for video in videos}
+    return truth
 
 
 def name_classes(given: Path | None, ground_truth: Path, num_classes: int) -> list[str]:

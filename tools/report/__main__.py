@@ -13,11 +13,10 @@ from common.arguments import Parser, check_outputs, exit_status
 from common.errors import InputError
 from common.files import write_text
 from datasets.annotations import read_class_names
-from datasets.assembly import class_names_or_numbers
+from datasets.assembly import class_names_or_numbers, read_truth
 from tools.report.data import read_run
 from tools.report.page import page_values, render
 from tools.report.videos import read_videos
-from tools.runs import read_truth
 
 
 def report(folder: Path, *, videos: list[str] | None = None, config: Path | None = None) -> str:
