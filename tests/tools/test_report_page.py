@@ -77,7 +77,7 @@ def test_values_are_those_of_the_run(run, text):
     assert [row["positives"] for row in rows] == [3 * 11, 3 * 15, 3 * 5, 0]
     assert [row["chance"] for row in rows] == [0.33, 0.45, 0.15, 0]  # of 4 videos of 25 frames
     good = data["videos"][0]
-    assert good["why"] == "Best predicted"
+    assert good["why"] == "Best prediction"
     assert good["classes"] == [0, 1, 2, 3]
     assert [frame for frame, _ in good["chosen"]] == pytest.approx(even_grid(), abs=0.05)
 
@@ -211,8 +211,8 @@ def test_the_keyboard_reads_the_same(page):
 def test_every_chart_can_be_read(page):
     spoken = page.run("[...document.querySelectorAll('.plot')].map((plot) => plot.getAttribute('aria-valuetext'))")
     assert spoken[:2] == ["Epoch 0.5, step 1, training 1.000", "Epoch 0.5, step 1, training clips 5.0"]
-    assert spoken[3] == "To epoch 0.5, seconds a step, waiting for data 0.250, computing 0.750"
-    assert "waiting for data, 25.0% in all" in texts(page, ".key span")
+    assert spoken[3] == "Up to epoch 0.5, seconds per step, waiting for data 0.250, computing 0.750"
+    assert "waiting for data, 25.0% in total" in texts(page, ".key span")
     assert attributes(page, ".plot .best", "x1")[0] == pytest.approx(100 * 4 / 6, abs=0.01)
 
 
@@ -280,8 +280,8 @@ UNFINISHED = {  # how to make the run younger, and what its page says then
     "stage 1 alone": (lambda run: shutil.rmtree(run / "coarse"), "finished after 6 epochs"),
     "before a validation": (lambda run: first_lines(run, 2), "1 of at most 6 epochs"),
     "one line": (lambda run: first_lines(run, 1), "0.5 of at most 6 epochs"),
-    "just started": (lambda run: nothing_but(run, "config.yaml"), "Nothing is recorded yet"),
-    "killed while writing": (cut_short, "its last line, number 15, is incomplete"),
+    "just started": (lambda run: nothing_but(run, "config.yaml"), "No data yet"),
+    "killed while writing": (cut_short, "its last line (line 15) is incomplete"),
     "only evaluated": (lambda run: nothing_but(run, "metrics.json", "predictions"), "no config.yaml"),
     "empty": (nothing_but, "No validation yet"),
 }
