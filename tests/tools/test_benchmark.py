@@ -187,7 +187,7 @@ def test_one_row(row, tmp_path, capsys):
     assert written["machine"]["torch"] == torch.__version__
     assert set(written["rows"]) == {row}
     assert min(written["rows"][row].values()) > 0
-    title = "Loader workers that keep up with a step" if row == "loader_worker" else "One run"
+    title = "Loader workers needed to keep up with training" if row == "loader_worker" else "One run"
     assert title in capsys.readouterr().out
 
 
