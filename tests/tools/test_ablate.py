@@ -104,7 +104,7 @@ def test_jobs_run_once_in_order(make_job, tmp_path):
 def test_a_failure_is_one_line_and_continues_where_it_was(make_job, tmp_path):
     jobs = [make_job("a"), make_job("b"), make_job("c")]
     (tmp_path / "broken b").touch()
-    with pytest.raises(InputError, match=r"^b has failed: script.py: error: no bread \(log: .*b.log\)$"):
+    with pytest.raises(InputError, match=r"^b failed: script.py: error: no bread \(log: .*b.log\)$"):
         list(ablate_jobs.run(jobs, at_once=1))
     (tmp_path / "broken b").unlink()
     before = ablate_jobs.read_mark(jobs[1])[0]
@@ -119,7 +119,7 @@ def test_another_configuration_is_refused(make_job):
     changed = Config()
     changed.coarse.epochs = 7
     list(ablate_jobs.run([make_job("a")], at_once=1))
-    with pytest.raises(InputError, match=r"a.json: started with --coarse.epochs 200, not 7; remove"):
+    with pytest.raises(InputError, match=r"a.json: started with --coarse.epochs 200, not 7; delete the earlier"):
         list(ablate_jobs.run([make_job("a", config=changed)], at_once=1))
 
 
@@ -127,7 +127,7 @@ def test_a_damaged_mark_is_named(make_job, tmp_path):
     job = make_job("a")
     job.mark.parent.mkdir()
     job.mark.write_text('{"finished"')
-    with pytest.raises(InputError, match=r"a.json: is damaged .*; without it a is run again"):
+    with pytest.raises(InputError, match=r"a.json: is damaged .*; delete it to run a again"):
         list(ablate_jobs.run([job], at_once=1))
 
 
@@ -143,7 +143,7 @@ def test_a_script_that_still_runs_is_not_started_again(make_job, tmp_path):
     orphan = subprocess.Popen([sys.executable, "-c", starter], stdin=subprocess.PIPE)
     try:
         assert orphan.wait() == 0
-        with pytest.raises(InputError, match=r"a.log: a script is still writing it"):
+        with pytest.raises(InputError, match=r"a.log: a script is still writing to it"):
             list(ablate_jobs.run([job], at_once=1))
     finally:
         orphan.stdin.close()
@@ -156,7 +156,7 @@ def test_leaving_early_stops_what_runs(make_job, tmp_path):
         "time.sleep(20)\n"
         "pathlib.Path(sys.argv[1], 'not stopped').touch()\n"
     )
-    with pytest.raises(InputError, match="quick has failed"):
+    with pytest.raises(InputError, match="quick failed"):
         list(ablate_jobs.run([make_job("slow"), make_job("quick")], at_once=2))
     assert not (tmp_path / "not stopped").exists()
     assert ablate_jobs.read_mark(make_job("slow")) == (Seconds(), False)
@@ -253,7 +253,7 @@ def test_files(results, tmp_path):
     markdown = (tmp_path / "new.v1.md").read_text()
     assert "python -m tools.ablate here" in markdown
     assert "| X3D | none, none |" in markdown
-    assert "3 minutes of CPU time" in markdown
+    assert "3 minutes of CPU time in total" in markdown
     assert "| Coarse-Fine | grid, multistage, gaussian 0.125 |" in markdown
     assert len((tmp_path / "new.v1.csv").read_text().splitlines()) == 1 + 2 * 3
     assert (tmp_path / "new.v1.png").read_bytes().startswith(b"\x89PNG")
@@ -297,5 +297,5 @@ def test_a_script_that_fails(capsys, tmp_path, monkeypatch):
     delta.write_text(f"run.dir: {tmp_path / 'results'}\n")
     assert ablate.main([str(CONFIG), str(delta), "--seeds", "1", "--variants", "x3d"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("ablate: error: seed0/fine has failed: train_fine.py: error: nothing there (log: ")
+    assert error.startswith("ablate: error: seed0/fine failed: train_fine.py: error: nothing there (log: ")
     assert error.count("\n") == 1
