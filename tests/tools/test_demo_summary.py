@@ -67,7 +67,7 @@ def test_table_and_verdicts(run, data, capsys):
     assert released_row(lines, "Coarse-Fine") == [100, 100, 100]
     everything, context, others = released_row(lines, "Fine stream")
     assert context < 50 < everything < others == 100
-    assert sum("holds: Coarse-Fine above Fine on context" in line for line in lines) == 2
+    assert sum("passed: Coarse-Fine above Fine on context" in line for line in lines) == 2
 
 
 def test_chance_is_the_positive_rate(run, data):
@@ -83,7 +83,7 @@ def test_says_what_does_not_hold(run, data, capsys):
     (run / "fine").rename(run / "coarse")
     (run / "better").rename(run / "fine")
     assert demo_summary.main([str(run), str(data)]) == 0
-    assert "DOES NOT HOLD: Coarse-Fine above Fine" in capsys.readouterr().out
+    assert "FAILED: Coarse-Fine above Fine" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("with_grid", [True, False])
