@@ -1,4 +1,4 @@
-"""The ablation: a fair plan, scripts that are run once and continue, and statistics that a second way confirms."""
+"""tools.ablate: a fair plan, scripts that run once and resume, and statistics checked by a second method."""
 
 import json
 import subprocess
@@ -37,7 +37,7 @@ def jobs():
 
 
 def test_variants_differ_in_the_model_alone(jobs):
-    """Same seed, data, steps, starting weights and features: what a delta may change is the model."""
+    """Same seed, data, steps, initial weights and features: a delta may change only the model."""
     for seed in range(2):
         configs = {job.name.partition("/")[2]: job.config for job in jobs if job.name.startswith(f"seed{seed}/")}
         reference = configs[ablate.REFERENCE]
@@ -75,7 +75,7 @@ if (folder / ("broken " + sys.argv[2])).exists():
 
 @pytest.fixture
 def make_job(tmp_path, monkeypatch):
-    """Jobs of a script that records that it ran, and fails where a file tells it to."""
+    """Jobs of a script that records each run and fails if a file tells it to."""
     monkeypatch.setattr(ablate_jobs, "PROJECT", tmp_path)
     (tmp_path / "script.py").write_text(RECORD)
 
@@ -132,7 +132,7 @@ def test_a_damaged_mark_is_named(make_job, tmp_path):
 
 
 def test_a_script_that_still_runs_is_not_started_again(make_job, tmp_path):
-    """Its starter is gone, as after kill -9; the script lives, and with it the lock on its log."""
+    """The parent is gone, as after kill -9, but the script and the lock on its log remain."""
     (tmp_path / "script.py").write_text("import sys\nprint('here', flush=True)\nsys.stdin.read()")
     job = make_job("a")
     job.folder.mkdir()
@@ -167,7 +167,7 @@ def test_leaving_early_stops_what_runs(make_job, tmp_path):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> dict[str, list[Config]]:
-    """Of two variants and three seeds: predictions of which one variant's are the truth, the other's nearly so."""
+    """Two variants with three seeds: one predicts the truth, the other the truth with noise."""
     folder = tmp_path_factory.mktemp("ablation")
     scenes = [demo.draw_scene(0, index, BURSTS) for index in range(24)]
     for name, text in demo.text_files(scenes, 0, "bursts").items():
@@ -220,7 +220,7 @@ def test_scores_and_their_intervals(table):
 
 
 def test_difference_is_paired_by_seed():
-    """A common shift of a seed leaves the difference as it is."""
+    """A shift common to both variants of a seed does not change the difference."""
     shifts = np.array([0.1, 0.4, 0.2])
     base = [Sampled(np.full(2, s), np.full((5, 2), s)) for s in shifts]
     better = [Sampled(s.value + 0.05, s.resamples + 0.05) for s in base]

@@ -1,4 +1,4 @@
-"""The benchmark of long videos: its rows, its video, and one measurement of a command."""
+"""tools.benchmark_long: its rows, its video, and the measurement of a command."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ def test_every_length_in_windows_and_short_ones_also_whole():
 
 
 def test_the_video(tmp_path):
-    """Five seconds: few files of their own, the rest are links."""
+    """Five seconds of video: few distinct files, the rest are links."""
     write_video(tmp_path, 5 / 60)
     (name,) = (path.name for path in (tmp_path / "frames").iterdir())
     assert count_frames(tmp_path / "frames", name) == 120

@@ -1,4 +1,4 @@
-"""What a report reads from a run: logs that end early, states of a run, videos, weights, and what is refused."""
+"""Reading a run for tools.report: truncated logs, states of a run, videos, weights, and invalid input."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def run(made, tmp_path):
-    """A copy of the run, to be changed; its data stay where they are."""
+    """A copy of the run for modification, with the original data."""
     return shutil.copytree(made, tmp_path / "run")
 
 
@@ -185,7 +185,7 @@ def test_an_unreadable_frame_is_named(tmp_path):
 
 
 def test_weights_are_those_of_the_network(made):
-    """For an even grid the centres are evenly spaced, and the formula gives the rest."""
+    """For an even grid, the centres are evenly spaced and the weights follow from the formula."""
     config = read_run(made).config
     weights, note = fine_weights(config, even_grid(), T, SECONDS / FRAMES)
     assert note == ""
