@@ -1,1 +1,1 @@
-"""Programs beside the three stages; each runs as `python -m tools.NAME`."""
+"""Tools for inspecting and comparing runs. Run each as `python -m tools.NAME`."""

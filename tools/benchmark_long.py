@@ -1,11 +1,11 @@
-"""Time and memory of evaluation and extraction against the length of a video, in windows and whole.
+"""Measure time and memory of evaluation and extraction against video length, in windows and on whole videos.
 
     python -m tools.benchmark_long                                       1, 5 and 15 minutes in windows, 1 also whole
     python -m tools.benchmark_long --minutes 60 --whole 0 --window 128   an hour
 
-Each row is a run of a stage's own script in a process of its own, in which everything counts: start, decoding, network,
-files, metrics. Memory is that process's peak (0.9 GB of it is there once PyTorch is imported); there are no loader
-workers. The video is generated: a few JPEG frames of Charades' size, linked to over and over; weights are random.
+Each row runs the script of one stage in a separate process and includes everything: startup, decoding, network, files
+and metrics. Memory is the peak of that process (0.9 GB of it after importing PyTorch). There are no loader workers. The
+video is generated from a few JPEG frames of Charades' size, linked repeatedly. Weights are random.
 """
 
 import argparse
@@ -33,10 +33,10 @@ from tools.tables import format_table
 
 PROJECT = Path(__file__).resolve().parents[1]
 FPS, STRIDE = 24, 10
-NAME = "minutes{:g}"  # of a video
-PICTURES = 24  # different frames, so that none has more links than file systems allow (65,000)
-MINUTES = typed(restricted_number_type("Minutes", float, [(">=", 0.01), ("<=", 1440)]), "0.01 to 1440 (a day)")
-STAGES = {  # what a stage is called in the table, its script, its options besides those of every stage
+NAME = "minutes{:g}"  # name of a video
+PICTURES = 24  # distinct frames, so that no file exceeds the link limit of file systems (65,000)
+MINUTES = typed(restricted_number_type("Minutes", float, [(">=", 0.01), ("<=", 1440)]), "between 0.01 and 1440 (a day)")
+STAGES = {  # title in the table, script, and options specific to the stage
     "fine": ("stage 1, evaluation", "train_fine.py", ("--eval_only", "true", "--fine.init", "{}/fine.pt")),
     "features": ("stage 2, extraction", "extract_fineFEAT.py", ("--features.checkpoint", "{}/fine.pt")),
     "coarse": (
@@ -46,7 +46,7 @@ STAGES = {  # what a stage is called in the table, its script, its options besid
 
 
 class Row(NamedTuple):
-    """What is run: a stage on a video of so many minutes, in windows of clip frames or whole (None)."""
+    """One run: a stage on a video of `minutes`, in windows of `window` clip frames or whole (None)."""
 
     stage: str
     minutes: float
@@ -54,7 +54,7 @@ class Row(NamedTuple):
 
 
 def write_video(folder: Path, minutes: float) -> None:
-    """One test video: folder/frames/NAME, its annotations folder/NAME.json."""
+    """Write one test video to folder/frames/NAME and its annotations to folder/NAME.json."""
     name, frames = NAME.format(minutes), folder / "frames"
     (frames / name).mkdir(parents=True)
     with jpeg_videos(1, PICTURES, within=folder) as pictures:
@@ -65,7 +65,7 @@ def write_video(folder: Path, minutes: float) -> None:
 
 
 def command(row: Row, folder: Path, variant: str, gpu: str) -> list[str]:
-    """The stage's script as a user would call it."""
+    """The command line of a stage's script, as a user would type it."""
     name, (_, script, own) = NAME.format(row.minutes), STAGES[row.stage]
     options = {
         "run.dir": folder / f"{name}_{row.window or 'whole'}",
@@ -82,25 +82,25 @@ def command(row: Row, folder: Path, variant: str, gpu: str) -> list[str]:
 
 
 def measure(arguments: Sequence[str]) -> tuple[float, float]:
-    """Seconds and peak memory (1e9 bytes) of a command."""
+    """Run a command. Returns its seconds and peak memory (1e9 bytes)."""
     begun = time.perf_counter()
     process = subprocess.Popen(arguments, cwd=PROJECT, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise InputError(f"{arguments[1]} ended with exit status {process.returncode}")
+        raise InputError(f"{arguments[1]} exited with status {process.returncode}")
     return time.perf_counter() - begun, resident_gigabytes(usage)
 
 
 def rows(minutes: Sequence[float], whole: float, window: int) -> list[Row]:
-    """All rows: every length in windows, those up to `whole` minutes also whole; stage 3 after its features."""
+    """All rows: every length in windows, and those up to `whole` minutes also whole. Stage 3 follows its features."""
     windows = [(length, frames) for length in minutes for frames in (window, None) if frames or length <= whole]
     return [Row(stage, length, frames) for length, frames in windows for stage in STAGES]
 
 
 def measure_all(arguments: argparse.Namespace, folder: Path) -> Iterator[dict[str, str]]:
-    """The table's lines, each printed as soon as it is there."""
-    torch.manual_seed(0)  # both networks with random weights, as published files
+    """Yield the lines of the table, and print each as soon as it is measured."""
+    torch.manual_seed(0)  # both networks with random weights, in the published file format
     save_official(FineNet(variant=arguments.variant), folder / "fine.pt")
     save_official(CoarseNet(variant=arguments.variant), folder / "coarse.pt")
     for length in dict.fromkeys(arguments.minutes):
@@ -135,16 +135,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m tools.benchmark_long", description=__doc__)
-    parser.add_argument("--minutes", metavar="M", type=MINUTES, nargs="+", default=[1, 5, 15], help="lengths")
-    parser.add_argument("--whole", metavar="M", type=NOT_NEGATIVE, default=1, help="up to here also whole (default 1)")
-    parser.add_argument("--window", metavar="N", type=COUNT, default=64, help="clip frames of a window (default 64)")
-    parser.add_argument("--variant", choices=list(VARIANTS), default="M", help="size of both networks (default M)")
+    parser.add_argument("--minutes", metavar="M", type=MINUTES, nargs="+", default=[1, 5, 15], help="video lengths")
+    parser.add_argument("--whole", metavar="M", type=NOT_NEGATIVE, default=1, help="longest whole video (default 1)")
+    parser.add_argument("--window", metavar="N", type=COUNT, default=64, help="clip frames per window (default 64)")
+    parser.add_argument("--variant", choices=list(VARIANTS), default="M", help="X3D variant (default M)")
     parser.add_argument("-gpu", metavar="N|cpu", default="cpu", help="device of the networks (default cpu)")
-    parser.add_argument("--dir", metavar="DIR", help="where temporary files go: 11 MB of features a minute")
+    parser.add_argument("--dir", metavar="DIR", help="folder for temporary files (11 MB per minute)")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     arguments = parser.parse_args(argv)
     if arguments.gpu != "cpu" and not arguments.gpu.isdecimal():
-        parser.error(f"-gpu {arguments.gpu}: cpu or the number of a GPU")
+        parser.error(f"-gpu {arguments.gpu}: must be cpu or a GPU number")
     if arguments.dir and not Path(arguments.dir).is_dir():
         parser.error(f"--dir {arguments.dir}: no such folder")
     return arguments

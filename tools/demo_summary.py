@@ -1,9 +1,9 @@
-"""What the demo has shown: both streams beside chance, context activities apart, and a picture of two test videos.
+"""Summarize the demo: both streams compared with chance, overall and on context activities, and a plot of two videos.
 
     python -m tools.demo_summary runs/demo data/demo
 
-Scores are those of the runs' metrics.json. Chance is the share of frames in which a class is present, among the frames
-that the rule scores: the AP to be expected of random scores. Averages over classes are plain.
+Scores are read from metrics.json. Chance is the fraction of the scored frames in which a class is present, which is the
+expected AP of random scores. Averages over classes are unweighted.
 """
 
 import sys
@@ -32,16 +32,16 @@ RULES = ("official", "released")
 TIMES_CHANCE = 3
 C = len(CLASSES)
 
-Scores = Mapping[str, np.ndarray]  # of one row of the table, by rule: AP of every class (C,), as fractions
+Scores = Mapping[str, np.ndarray]  # one row of the table: AP per class (C,) as fractions, by rule
 
 
 def mean_percent(AP: np.ndarray, classes: Sequence[int] | slice = slice(None)) -> float:
-    """Over the classes that have positives."""
+    """Mean over the classes with positives, in percent."""
     return 100 * float(np.nanmean(AP[classes]))
 
 
 def chance_scores(config: Config, data: Path, truth: Mapping[str, Truth]) -> Scores:
-    """The positive rate of every class in the test videos at the frames of each rule."""
+    """The positive rate of each class in the test videos, over the frames scored by each rule."""
     stride = config.data.stride
     released = []
     tested = CHARADES.load(data / ANNOTATIONS, C).subset("testing")
@@ -52,7 +52,7 @@ def chance_scores(config: Config, data: Path, truth: Mapping[str, Truth]) -> Sco
 
 
 def table(rows: Mapping[str, Scores], context: Sequence[int]) -> Iterator[str]:
-    """Lines of mean AP in percent: rows by rule, over all classes and over the context classes."""
+    """Yield the lines of the table: mean AP in percent by rule, over all, context and other classes."""
     others = [label for label in range(C) if label not in context]
     yield "mean AP in percent " + "".join(f"{f'rule {rule}':>30}" for rule in RULES)
     yield " " * 19 + "       all   context    others" * len(RULES)
@@ -62,7 +62,7 @@ def table(rows: Mapping[str, Scores], context: Sequence[int]) -> Iterator[str]:
 
 
 def verdicts(rows: Mapping[str, Scores], context: Sequence[int]) -> Iterator[str]:
-    """Whether the demo showed what it is for, as it came out."""
+    """Yield one line per rule and claim: whether the demo's results support it."""
     for rule in RULES:
         chance, fine, coarse = (AP[rule] for AP in rows.values())
         times = [mean_percent(AP) / mean_percent(chance) for AP in (fine, coarse)]
@@ -72,11 +72,11 @@ def verdicts(rows: Mapping[str, Scores], context: Sequence[int]) -> Iterator[str
             (min(times) >= TIMES_CHANCE, f"both streams at least {TIMES_CHANCE} times chance ({shown} times)"),
             (margin > 0, f"Coarse-Fine above Fine on context activities ({margin:+.1f})"),
         ):
-            yield f"rule {rule}: {'holds' if holds else 'DOES NOT HOLD'}: {claim}"
+            yield f"rule {rule}: {'passed' if holds else 'FAILED'}: {claim}"
 
 
 def draw(run: Path, truth: Mapping[str, Truth], output: Path, context: Sequence[int]) -> None:
-    """Ground truth and both streams' scores over time, for one test video of each cue."""
+    """Plot the ground truth and both streams' scores over time, for one test video per cue."""
     scores = {stage: read_predictions(run / stage / "predictions" / "official.txt", C) for stage in STREAMS}
     grid = run / "coarse" / "predictions" / "grid.json"
     chosen = read_json(grid, dict[str, list[float]]) if grid.is_file() else {}
@@ -111,15 +111,15 @@ def draw(run: Path, truth: Mapping[str, Truth], output: Path, context: Sequence[
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table, write the picture; 1 with one line on stderr where a result is missing."""
-    parser = Parser(prog="python -m tools.demo_summary", description="Table and picture of the demo.")
-    parser.add_argument("run", metavar="RUN_DIR", type=Path, help="the run, such as runs/demo")
-    parser.add_argument("data", metavar="DATA_DIR", type=Path, help="the generated dataset, such as data/demo")
-    parser.add_argument("--output", metavar="PNG", type=Path, help="the picture (default: RUN_DIR/demo.png)")
+    """Print the table and write the figure. Returns 1 with one line on stderr if a result is missing."""
+    parser = Parser(prog="python -m tools.demo_summary", description="Print the demo's results and draw its figure.")
+    parser.add_argument("run", metavar="RUN_DIR", type=Path, help="run folder, such as runs/demo")
+    parser.add_argument("data", metavar="DATA_DIR", type=Path, help="generated dataset, such as data/demo")
+    parser.add_argument("--output", metavar="PNG", type=Path, help="figure to write (default: RUN_DIR/demo.png)")
     args = parser.parse_args(argv)
     output = args.output or args.run / "demo.png"
     if output.suffix != ".png":
-        parser.error(f"--output {output}: a name that ends in .png")
+        parser.error(f"--output {output}: must end in .png")
 
     def work() -> None:
         check_outputs([output])
@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
         context = context_classes(args.data / ANNOTATIONS)
         if config.data.num_classes != C or context is None:
             wrong = args.data if context is None else args.run / "fine" / "config.yaml"
-            raise InputError(f"{wrong}: not what the demo writes there; run the demo again")
+            raise InputError(f"{wrong}: not written by the demo; run the demo again")
         truth = read_ground_truth(args.data / GROUND_TRUTH, C)
         rows = {"chance": chance_scores(config, args.data, truth)}
         for stage, name in STREAMS.items():
@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
             rows[name] = {rule: np.array(metrics[f"AP_{rule}"], float) for rule in RULES}
         print("\n".join([*table(rows, context), "", *verdicts(rows, context)]))
         draw(args.run, truth, output, context)
-        print(f"picture: {output}")
+        print(f"figure: {output}")
 
     return exit_status("demo_summary", work)
 

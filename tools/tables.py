@@ -1,12 +1,12 @@
-"""Tables of text, for the console and for Markdown."""
+"""Text tables, for the console and in Markdown."""
 
 from collections.abc import Sequence
 
-Table = Sequence[dict[str, str]]  # lines of equal keys, the columns' titles
+Table = Sequence[dict[str, str]]  # rows with equal keys, which are the column titles
 
 
 def format_table(table: Table, *, markdown: bool = False, numbers: bool = False) -> str:
-    """Aligned columns, or Markdown to paste. `numbers`: all columns but the first are aligned on the right."""
+    """Format a table as aligned columns or as Markdown. `numbers`: right-align all columns but the first."""
     rows = [list(table[0]), *(list(line.values()) for line in table)]
     if markdown:
         rows.insert(1, ["---"] * len(rows[0]))

@@ -1,4 +1,4 @@
-"""Headless Chromium for tests of pages: DevTools' protocol over a pipe, so that nothing but the browser is needed."""
+"""Headless Chromium for page tests: the DevTools protocol over a pipe, without further dependencies."""
 
 import base64
 import json
@@ -19,12 +19,12 @@ FLAGS = (
 
 
 def find_chromium() -> str | None:
-    """The browser's program; None where it is not installed."""
+    """Path of the browser; None if it is not installed."""
     return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 class Page:
-    """One open page. `errors` collects exceptions and what the console and the browser complain of."""
+    """One open page. `errors` collects exceptions and errors and warnings of the console and browser."""
 
     def __init__(self, process: subprocess.Popen, to_browser: int, from_browser: int) -> None:
         self.process, self.to_browser, self.from_browser = process, to_browser, from_browser
@@ -50,7 +50,7 @@ class Page:
         return answer["result"]
 
     def open(self, file: Path) -> None:
-        """Load a file and wait until that is done."""
+        """Load a file and wait until it is loaded."""
         self.errors, self.requests = [], []
         self.send("Page.navigate", url=file.as_uri())
         while self._receive().get("method") != "Page.loadEventFired":
@@ -63,14 +63,14 @@ class Page:
         return answer["result"].get("value")
 
     def look(self, *, width: int = 1280, height: int = 900, dark: bool = False, media: str = "screen") -> None:
-        """Set the size of the window, the colour scheme and the medium."""
+        """Set the window size, colour scheme and medium."""
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
                   mobile=width < 600)  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", media=media, features=[scheme])
 
     def press(self, key: str) -> None:
-        """A key that writes nothing, such as Tab or ArrowRight."""
+        """Press a key that types no text, such as Tab or ArrowRight."""
         codes = {"Tab": 9, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowRight": 39, "Escape": 27}
         for kind in ("rawKeyDown", "keyUp"):
             self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key])
@@ -79,7 +79,7 @@ class Page:
         self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def screenshot(self) -> bytes:
-        """The visible part as PNG."""
+        """The visible part of the page as PNG."""
         return base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"])
 
     def _receive(self) -> dict[str, Any]:
@@ -105,15 +105,15 @@ class Page:
 
 @contextmanager
 def open_browser(program: str, profile: Path) -> Iterator[Page]:
-    """A browser with one empty page; its profile is the given new folder."""
+    """Open a browser with one empty page and the given new profile folder."""
     for_browser, to_browser = os.pipe()
     from_browser, by_browser = os.pipe()
 
-    def arrange() -> None:  # the protocol's pipe is 3 (it reads) and 4 (it writes)
+    def arrange() -> None:  # the protocol uses descriptors 3 (read) and 4 (write)
         low, high = os.dup(for_browser), os.dup(by_browser)
         os.dup2(low, 3)
         os.dup2(high, 4)
-        os.set_inheritable(3, True)  # where `low` was 3 already
+        os.set_inheritable(3, True)  # if `low` was already 3
         os.set_inheritable(4, True)
 
     process = subprocess.Popen(
@@ -126,7 +126,7 @@ def open_browser(program: str, profile: Path) -> Iterator[Page]:
     try:
         yield Page(process, to_browser, from_browser)
     finally:
-        os.close(to_browser)  # it ends with its pipe, and its own processes with it
+        os.close(to_browser)  # the browser and its processes end with the pipe
         os.close(from_browser)
         try:
             process.wait(timeout=10)

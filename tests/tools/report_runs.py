@@ -1,4 +1,4 @@
-"""A small finished run as the stages leave it, made by hand: no training, known scores, names that try to be markup."""
+"""A small finished run, written by hand as the stages do: no training, known scores, names containing markup."""
 
 import json
 from pathlib import Path
@@ -15,13 +15,13 @@ from eval.detection import DetectionEvaluator
 HOSTILE = "</script><script>window.hacked = 1</script><b class=hacked>&amp;"
 NAMES = ["sitting", HOSTILE, "running & jumping", "never happening"]
 C, STRIDE, SECONDS, FRAMES = len(NAMES), 2, 5.0, 50
-T, N = 25, 7  # clip frames of a video, and Grid Pool's regions: ceil(T / 4)
-QUALITY = {"good": 0.9, "fair": 0.4, "poor": 0.0, "no<b>actions": 0.0}  # share of the truth that the scores know
+T, N = 25, 7  # clip frames per video, and regions of Grid Pool: ceil(T / 4)
+QUALITY = {"good": 0.9, "fair": 0.4, "poor": 0.0, "no<b>actions": 0.0}  # weight of the truth in the scores
 ACTIONS = [[0, 0.5, 2.1], [1, 1.5, 4.5], [0, 3.0, 3.5], [2, 4.0, 9.0]]
 
 
 def write_run(folder: Path) -> Path:
-    """The run's folder; its data lie beside it."""
+    """Write a run and, next to it, its data. Returns the run folder."""
     data = folder / "data"
     for video in QUALITY:
         write_frames(data / "frames" / video)
@@ -37,7 +37,7 @@ def write_run(folder: Path) -> Path:
 
 
 def write_frames(folder: Path) -> None:
-    """Frame k is k-grey, 32x24 pixels."""
+    """Write 32x24 px frames; frame k has the colour (k, k, 200)."""
     folder.mkdir(parents=True)
     for k in range(1, FRAMES + 1):
         Image.new("RGB", (32, 24), (k, k, 200)).save(folder / f"{folder.name}-{k:06d}.jpg", quality=95)
@@ -82,7 +82,7 @@ def write_config(path: Path, data: Path) -> None:
 
 
 def write_log(path: Path, metrics: dict, *, epochs: int = 6) -> None:
-    """Two lines of training an epoch and, after every second epoch, a validation; that after epoch 4 is the best."""
+    """Two training lines per epoch, and a validation after every second epoch; that of epoch 4 is the best."""
     lines = []
     for half in range(1, 2 * epochs + 1):
         epoch, step = half / 2, 3 * half // 2
@@ -97,7 +97,7 @@ def write_log(path: Path, metrics: dict, *, epochs: int = 6) -> None:
 
 
 def labels_of(actions: list) -> np.ndarray:
-    """(FRAMES,C): label frame k is at k / FRAMES of the video."""
+    """Labels (FRAMES,C), with label frame k at k / FRAMES of the video."""
     times = np.arange(FRAMES) * SECONDS / FRAMES
     labels = np.zeros((FRAMES, C))
     for label, start, end in actions:
@@ -106,5 +106,5 @@ def labels_of(actions: list) -> np.ndarray:
 
 
 def even_grid() -> list[float]:
-    """The video frames (from 1) that Grid Pool reads where it is equally confident everywhere."""
+    """The video frames (from 1) selected by Grid Pool if confidence is uniform."""
     return [1 + STRIDE * (T - 1) * j / N for j in range(N + 1)]

@@ -1,4 +1,4 @@
-"""The ablation: a fair plan, scripts that are run once and continue, and statistics that a second way confirms."""
+"""tools.ablate: a fair plan, scripts that run once and resume, and statistics checked by a second method."""
 
 import json
 import subprocess
@@ -37,7 +37,7 @@ def jobs():
 
 
 def test_variants_differ_in_the_model_alone(jobs):
-    """Same seed, data, steps, starting weights and features: what a delta may change is the model."""
+    """Same seed, data, steps, initial weights and features: a delta may change only the model."""
     for seed in range(2):
         configs = {job.name.partition("/")[2]: job.config for job in jobs if job.name.startswith(f"seed{seed}/")}
         reference = configs[ablate.REFERENCE]
@@ -75,7 +75,7 @@ if (folder / ("broken " + sys.argv[2])).exists():
 
 @pytest.fixture
 def make_job(tmp_path, monkeypatch):
-    """Jobs of a script that records that it ran, and fails where a file tells it to."""
+    """Jobs of a script that records each run and fails if a file tells it to."""
     monkeypatch.setattr(ablate_jobs, "PROJECT", tmp_path)
     (tmp_path / "script.py").write_text(RECORD)
 
@@ -104,7 +104,7 @@ def test_jobs_run_once_in_order(make_job, tmp_path):
 def test_a_failure_is_one_line_and_continues_where_it_was(make_job, tmp_path):
     jobs = [make_job("a"), make_job("b"), make_job("c")]
     (tmp_path / "broken b").touch()
-    with pytest.raises(InputError, match=r"^b has failed: script.py: error: no bread \(log: .*b.log\)$"):
+    with pytest.raises(InputError, match=r"^b failed: script.py: error: no bread \(log: .*b.log\)$"):
         list(ablate_jobs.run(jobs, at_once=1))
     (tmp_path / "broken b").unlink()
     before = ablate_jobs.read_mark(jobs[1])[0]
@@ -119,7 +119,7 @@ def test_another_configuration_is_refused(make_job):
     changed = Config()
     changed.coarse.epochs = 7
     list(ablate_jobs.run([make_job("a")], at_once=1))
-    with pytest.raises(InputError, match=r"a.json: started with --coarse.epochs 200, not 7; remove"):
+    with pytest.raises(InputError, match=r"a.json: started with --coarse.epochs 200, not 7; delete the earlier"):
         list(ablate_jobs.run([make_job("a", config=changed)], at_once=1))
 
 
@@ -127,12 +127,12 @@ def test_a_damaged_mark_is_named(make_job, tmp_path):
     job = make_job("a")
     job.mark.parent.mkdir()
     job.mark.write_text('{"finished"')
-    with pytest.raises(InputError, match=r"a.json: is damaged .*; without it a is run again"):
+    with pytest.raises(InputError, match=r"a.json: is damaged .*; delete it to run a again"):
         list(ablate_jobs.run([job], at_once=1))
 
 
 def test_a_script_that_still_runs_is_not_started_again(make_job, tmp_path):
-    """Its starter is gone, as after kill -9; the script lives, and with it the lock on its log."""
+    """The parent is gone, as after kill -9, but the script and the lock on its log remain."""
     (tmp_path / "script.py").write_text("import sys\nprint('here', flush=True)\nsys.stdin.read()")
     job = make_job("a")
     job.folder.mkdir()
@@ -143,7 +143,7 @@ def test_a_script_that_still_runs_is_not_started_again(make_job, tmp_path):
     orphan = subprocess.Popen([sys.executable, "-c", starter], stdin=subprocess.PIPE)
     try:
         assert orphan.wait() == 0
-        with pytest.raises(InputError, match=r"a.log: a script is still writing it"):
+        with pytest.raises(InputError, match=r"a.log: a script is still writing to it"):
             list(ablate_jobs.run([job], at_once=1))
     finally:
         orphan.stdin.close()
@@ -156,7 +156,7 @@ def test_leaving_early_stops_what_runs(make_job, tmp_path):
         "time.sleep(20)\n"
         "pathlib.Path(sys.argv[1], 'not stopped').touch()\n"
     )
-    with pytest.raises(InputError, match="quick has failed"):
+    with pytest.raises(InputError, match="quick failed"):
         list(ablate_jobs.run([make_job("slow"), make_job("quick")], at_once=2))
     assert not (tmp_path / "not stopped").exists()
     assert ablate_jobs.read_mark(make_job("slow")) == (Seconds(), False)
@@ -167,7 +167,7 @@ def test_leaving_early_stops_what_runs(make_job, tmp_path):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> dict[str, list[Config]]:
-    """Of two variants and three seeds: predictions of which one variant's are the truth, the other's nearly so."""
+    """Two variants with three seeds: one predicts the truth, the other the truth with noise."""
     folder = tmp_path_factory.mktemp("ablation")
     scenes = [demo.draw_scene(0, index, BURSTS) for index in range(24)]
     for name, text in demo.text_files(scenes, 0, "bursts").items():
@@ -220,7 +220,7 @@ def test_scores_and_their_intervals(table):
 
 
 def test_difference_is_paired_by_seed():
-    """A common shift of a seed leaves the difference as it is."""
+    """A shift common to both variants of a seed does not change the difference."""
     shifts = np.array([0.1, 0.4, 0.2])
     base = [Sampled(np.full(2, s), np.full((5, 2), s)) for s in shifts]
     better = [Sampled(s.value + 0.05, s.resamples + 0.05) for s in base]
@@ -253,7 +253,7 @@ def test_files(results, tmp_path):
     markdown = (tmp_path / "new.v1.md").read_text()
     assert "python -m tools.ablate here" in markdown
     assert "| X3D | none, none |" in markdown
-    assert "3 minutes of CPU time" in markdown
+    assert "3 minutes of CPU time in total" in markdown
     assert "| Coarse-Fine | grid, multistage, gaussian 0.125 |" in markdown
     assert len((tmp_path / "new.v1.csv").read_text().splitlines()) == 1 + 2 * 3
     assert (tmp_path / "new.v1.png").read_bytes().startswith(b"\x89PNG")
@@ -297,5 +297,5 @@ def test_a_script_that_fails(capsys, tmp_path, monkeypatch):
     delta.write_text(f"run.dir: {tmp_path / 'results'}\n")
     assert ablate.main([str(CONFIG), str(delta), "--seeds", "1", "--variants", "x3d"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("ablate: error: seed0/fine has failed: train_fine.py: error: nothing there (log: ")
+    assert error.startswith("ablate: error: seed0/fine failed: train_fine.py: error: nothing there (log: ")
     assert error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The benchmark: each row runs, its unit is right, and the tables say what was measured."""
+"""tools.benchmark: rows run, units are correct, and tables show the measurements."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def _same_threads_afterwards():
     torch.set_num_threads(threads)
 
 
-# --- the measuring ----------------------------------------------------------------------------------------------------
+# --- measurement ------------------------------------------------------------------------------------------------------
 
 
 def test_works_take_turns_after_a_warm_up():
@@ -47,7 +47,7 @@ def test_works_take_turns_after_a_warm_up():
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """Networks of the smallest kind on few pixels."""
+    """The smallest networks on few pixels."""
     monkeypatch.setattr(benchmark_networks, "MODEL", Model(variant="tiny"))
     monkeypatch.setattr(benchmark_networks, "SIZE", 64)
     monkeypatch.setattr(benchmark_networks, "matrix_rate", lambda setting: 1e9)
@@ -65,7 +65,7 @@ def test_every_row_of_the_networks(name, case, tiny):
     clip_share = case.batch * 16 / 64
     passes = 3 if "train" in name else 1
     per_clip = 19.0 if "fine" in name else 12.7
-    assert result["floor_seconds"] == pytest.approx(2 * per_clip * passes * clip_share)  # of 1e9 operations a second
+    assert result["floor_seconds"] == pytest.approx(2 * per_clip * passes * clip_share)  # at 1e9 operations per second
     assert result["times_floor"] == pytest.approx(result["seconds"] / result["floor_seconds"])
     assert result["gigabytes"] > 0.05
     assert "x floor" in ROWS[name].ours.format_map(result)
@@ -90,7 +90,7 @@ def test_matrix_rate():
     assert 1e9 < matrix_rate(QUICK) < 1e14
 
 
-# --- what stands beside ours is equal ---------------------------------------------------------------------------------
+# --- baselines compute the same results -------------------------------------------------------------------------------
 
 
 def test_the_pil_path_gives_our_clip():
@@ -100,7 +100,7 @@ def test_the_pil_path_gives_our_clip():
         view = augmented_view(np.random.default_rng(0), 320, 240, 224)._replace(flip=True)
         ours = normalise(render(list(read_frames(root, "v0", [1, 2, 3], get_decoder())), view, 224)[None])
         beside = benchmark_data.pil_clip([frame_path(root, "v0", k) for k in (1, 2, 3)], view)
-    assert 8e3 < size < 14e3  # as Charades': 76 GB in 7.1 million frames
+    assert 8e3 < size < 14e3  # as in Charades: 76 GB for 7.1 million frames
     assert ours.shape == beside.shape
     assert (ours - beside).abs().max() < 2.01 / 255 / 0.125  # decoders may differ by a grey level or two
 
@@ -187,7 +187,7 @@ def test_one_row(row, tmp_path, capsys):
     assert written["machine"]["torch"] == torch.__version__
     assert set(written["rows"]) == {row}
     assert min(written["rows"][row].values()) > 0
-    title = "Loader workers that keep up with a step" if row == "loader_worker" else "One run"
+    title = "Loader workers needed to keep up with training" if row == "loader_worker" else "One run"
     assert title in capsys.readouterr().out
 
 
@@ -207,7 +207,7 @@ runpy.run_module("tools.benchmark", run_name="__main__", alter_sys=True)
 
 
 def test_the_command_measures_in_processes_of_their_own():
-    """As a user starts it: a process that is spawned cannot import what `python -m` runs as __main__."""
+    """Run as a user would: spawned processes cannot import what `python -m` runs as __main__."""
     command = [sys.executable, "-c", ONE_ROW, "--quick", "-gpu", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The benchmark's rows of both streams: each trains what it says, and stands in the table."""
+"""Benchmark rows of both streams: each trains the right streams and appears in the table."""
 
 from dataclasses import replace
 

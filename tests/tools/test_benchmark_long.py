@@ -1,4 +1,4 @@
-"""The benchmark of long videos: its rows, its video, and one measurement of a command."""
+"""tools.benchmark_long: its rows, its video, and the measurement of a command."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ def test_every_length_in_windows_and_short_ones_also_whole():
 
 
 def test_the_video(tmp_path):
-    """Five seconds: few files of their own, the rest are links."""
+    """Five seconds of video: few distinct files, the rest are links."""
     write_video(tmp_path, 5 / 60)
     (name,) = (path.name for path in (tmp_path / "frames").iterdir())
     assert count_frames(tmp_path / "frames", name) == 120
@@ -40,7 +40,7 @@ def test_measuring(capfd):
     seconds, gigabytes = measure([sys.executable, "-c", "bytearray(b'1') * 400_000_000"])
     assert seconds > 0
     assert gigabytes > 0.4
-    with pytest.raises(InputError, match="-c ended with exit status 1"):
+    with pytest.raises(InputError, match="-c exited with status 1"):
         measure([sys.executable, "-c", "raise SystemExit('no luck')"])
     assert capfd.readouterr().err == "no luck\n"
 
@@ -48,12 +48,12 @@ def test_measuring(capfd):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--minutes", "0.001"], "--minutes: '0.001' is not 0.01 to 1440 (a day)"),
-        (["--minutes", "inf"], "--minutes: 'inf' is not 0.01 to 1440 (a day)"),
+        (["--minutes", "0.001"], "--minutes: '0.001' is not between 0.01 and 1440 (a day)"),
+        (["--minutes", "inf"], "--minutes: 'inf' is not between 0.01 and 1440 (a day)"),
         (["--window", "0"], "--window: '0' is not a whole number of at least 1"),
-        (["--minutes", "1e300"], "--minutes: '1e300' is not 0.01 to 1440 (a day)"),
+        (["--minutes", "1e300"], "--minutes: '1e300' is not between 0.01 and 1440 (a day)"),
         (["--whole", "nan"], "--whole: 'nan' is not 0 or more"),
-        (["-gpu", "abc"], "-gpu abc: cpu or the number of a GPU"),
+        (["-gpu", "abc"], "-gpu abc: must be cpu or a GPU number"),
         (["--dir", "nowhere"], "--dir nowhere: no such folder"),
     ],
 )

@@ -1,4 +1,4 @@
-"""tools.compare: its numbers against the rules', its files, and what it refuses."""
+"""tools.compare: numbers against the rules' own, output files, and invalid input."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ def truth_of(classes=C):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Ground truth in both forms, frames, class names, and two stages' folders, `a` and `b`."""
+    """Ground truth in both formats, frames, class names, and two stage folders, `a` and `b`."""
     folder = tmp_path_factory.mktemp("compare")
     write_csv(folder / "truth.csv", truth_of())
     json_form = {
@@ -50,7 +50,7 @@ def data(tmp_path_factory):
 
 
 def write_frames(folder, lengths):
-    """Empty files: only how many there are matters."""
+    """Write empty files, since only their number matters."""
     for video, n in lengths.items():
         (folder / video).mkdir(parents=True)
         for k in range(1, n + 1):
@@ -81,7 +81,7 @@ def run(data, *arguments, truth="truth.csv"):
 
 
 def result(data, tmp_path, *arguments, truth="truth.csv"):
-    """The JSON of a comparison: its files' rules by path, its differences, all of it."""
+    """The JSON of a comparison: (rules of the files by path, differences, all of it)."""
     assert run(data, *arguments, "--json", tmp_path / "out.json", truth=truth) == 0
     written = json.loads((tmp_path / "out.json").read_text())
     return {file["path"]: file["rules"] for file in written["predictions"]}, written["differences"], written
@@ -112,7 +112,7 @@ def test_scores_of_stages_are_those_of_the_rules_and_of_their_metrics(data, tmp_
 
 
 def test_intervals_are_of_really_repeated_videos(data, tmp_path):
-    """Means and differences, from the official rule on every resample written out."""
+    """Means and differences, by applying the official rule to every resample."""
     files, (difference,), _ = result(data, tmp_path, data / "a", data / "b")
     truth = truth_of()
     scores = {}
@@ -135,7 +135,7 @@ def test_intervals_are_of_really_repeated_videos(data, tmp_path):
 
 
 def assert_interval(found, resamples):
-    """The percentiles of the resamples, and the basic interval, which is those mirrored at the value."""
+    """The percentiles of the resamples, and the basic interval, which mirrors them at the value."""
     low, high = np.quantile(resamples, [0.025, 0.975])
     assert [found["percentile_low"], found["percentile_high"]] == pytest.approx([low, high], abs=1e-12)
     mirrored = [2 * found["value"] - high, 2 * found["value"] - low]
@@ -143,7 +143,7 @@ def assert_interval(found, resamples):
 
 
 def test_a_rule_that_leaves_videos_out_uses_the_draws_of_its_own(data, tmp_path):
-    """Rule released scores five of the six videos: in every resample as often as these were drawn."""
+    """Rule released scores five of the six videos, as often as each resample contains them."""
     files, _, _ = result(data, tmp_path, data / "a", "--frames", data / "frames")
     predictions = read_predictions(data / "a/predictions/released.txt")
     labels = {}
@@ -180,7 +180,7 @@ def test_another_seed_draws_other_videos(data, tmp_path):
 
 
 def test_steps_of_whole_videos(data, tmp_path):
-    """An .npz file: rule dense; class 3 has no positive, which counts as 0."""
+    """An .npz file uses rule dense; class 3 has no positives and counts as 0."""
     write_csv(tmp_path / "truth.csv", truth_of(classes=3))
     rng = np.random.default_rng(3)
     steps = {video: rng.random((n, C), dtype=np.float32) for video, n in FRAMES.items()}
@@ -248,7 +248,7 @@ def test_remarks(data, tmp_path, capsys):
 
 
 def refused(data, tmp_path, arguments, status=1, truth="truth.csv"):
-    """The one line (argparse puts its usage before it) that refuses; nothing is written."""
+    """Run with invalid input: the exit status is `status`, and nothing is written."""
     outputs = ["--json", tmp_path / "o.json", "--csv", tmp_path / "o.csv"]
     before = set(tmp_path.iterdir())
     command = [*arguments, *outputs, "--ground_truth", data / truth, "--resamples", "40"]
@@ -266,18 +266,18 @@ def refused(data, tmp_path, arguments, status=1, truth="truth.csv"):
     ("make", "message"),
     [
         (lambda d, t: [t / "absent.txt"], "absent.txt: no such file"),
-        (lambda d, t: [d / "frames"], "no predictions/official.txt in it; give a stage's folder"),
+        (lambda d, t: [d / "frames"], "contains no predictions/official.txt; give a stage folder"),
         (lambda d, t: [d / "a/predictions/released.txt"], "give --frames"),
         (lambda d, t: [d / "a", t / "three.txt"], "three.txt:1: 3 scores where 4 are expected"),
         (lambda d, t: [t / "three.txt"], "video V1 has class 3, outside 0..2"),
         (lambda d, t: [t / "others.txt"], "none of its videos (X, ...) is in"),
-        (lambda d, t: [d / "a", t / "three.npz"], "3 scores a step where 4 are expected"),
+        (lambda d, t: [d / "a", t / "three.npz"], "3 scores per step, expected 4"),
         (lambda d, t: [d / "a", "--frames", t / "absent"], "absent: no such folder"),
-        (lambda d, t: [d / "a", "--frames", t], "no frames of video V0"),
-        (lambda d, t: [d / "a", "--frames", t / "few"], "25 lines of video V0, 9 for the 12 frames that it has in"),
+        (lambda d, t: [d / "a", "--frames", t], "no frames for video V0"),
+        (lambda d, t: [d / "a", "--frames", t / "few"], "25 lines for video V0, expected 9 for its 12 frames in"),
         (lambda d, t: [d / "a", "--class_names", t / "three.txt"], "three.txt"),
         (lambda d, t: [d / "a", "--class_names", t / "absent.names"], "absent.names: no such file"),
-        (lambda d, t: [d / "a", "--figure", t / "picture.docx"], "picture.docx: not the name of a picture"),
+        (lambda d, t: [d / "a", "--figure", t / "picture.docx"], "picture.docx: not a figure file"),
         (lambda d, t: [d / "a", "--figure", t / "o.json"], "o.json: two outputs cannot be one file"),
         (lambda d, t: [d / "a", "--figure", t], "is a folder"),
         (lambda d, t: [t / "three.txt", "--figure", t / "three.txt"], "three.txt: would replace what is read"),

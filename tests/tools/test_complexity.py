@@ -1,4 +1,4 @@
-"""Counting: against shapes seen by hooks in a real forward pass, closed forms, and the figures of the paper."""
+"""tools.complexity: against shapes from hooks in a real forward pass, closed forms, and the paper's figure."""
 
 import json
 import re
@@ -18,7 +18,7 @@ TINY = ["--model.variant", "tiny", "--data.fine_frames", "9", "--data.clip_span"
 
 
 def seen_by_hooks(net, inputs):
-    """Multiply-adds of each part's layers: outputs times weights that each output takes, from a real forward pass."""
+    """Multiply-adds of the layers of each module: outputs times weights per output, from a real forward pass."""
     found = Counter()
 
     def note(name):
@@ -60,7 +60,7 @@ def test_the_coarse_streams_layers(pool, fusion):
 
 def test_sums_over_time():
     """A product (J,T') x (T',49 C) for each level, and one (J,T') x (T',49) for its divisor."""
-    J, fine_frames = 4, 13  # ceil(9/4) regions have 4 borders
+    J, fine_frames = 4, 13  # ceil(9/4) regions have 4 boundaries
     counted = count(coarse_net(), coarse_inputs(frames=9, valid=[fine_frames]), 64)
     channels = (12, 16, 32, 48, 96)
     assert counted.multiply_adds[ALIGNMENT] == J * fine_frames * 49 * (sum(channels) + len(channels))
@@ -72,13 +72,13 @@ def test_where_the_published_code_fuses():
     assert published_factor("fusion.levels.layer1.shift.0", 224) == 64
     assert published_factor("fusion.levels.layer4.attention.3", 224) == 1
     assert published_factor("fusion.stages.1.scale", 224) == 16
-    assert published_factor("fusion.stages.1.scale", 312) == 1  # at the stage's own size here too
+    assert published_factor("fusion.stages.1.scale", 312) == 1  # computed at the stage's size here too
     assert published_factor("backbone.stages.1.0.expand.conv", 224) == 1
     assert published_factor("logit_fusion.shift.0", 224) == 1
 
 
 def test_published_number_of_the_coarse_stream():
-    """12.7 G: a clip of 64 frames, with 128 fine ones."""
+    """12.7 G for a clip of 64 frames with 128 fine frames."""
     assert count_coarse(Config(), 64, 128).as_published == pytest.approx(12.7e9, rel=0.004)
 
 
@@ -93,7 +93,7 @@ def test_ours_beside_the_papers(tmp_path, capsys):
         ("X3D", 38), ("SlowFast_det", 54), ("Coarse-Fine", 61), ("Fine-Fine", 95)
     ]  # fmt: skip
     for row, line in zip(contents["figure"], figure.splitlines()[2:], strict=False):
-        assert row["as_published"] == pytest.approx(row["paper"], rel=0.02)  # as it was read off
+        assert row["as_published"] == pytest.approx(row["paper"], rel=0.02)  # accuracy of reading the figure
         assert row["ours"] <= row["as_published"]
         assert line.startswith(row["name"])
         assert line.endswith("*") == (row["ours"] < 0.95 * row["paper"])

@@ -1,4 +1,4 @@
-"""The demo's summary: its table, its verdicts and its picture, from the files that the stages leave."""
+"""tools.demo_summary: table, verdicts and figure from the files written by the stages."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(data, tmp_path) -> Path:
-    """A Fine stream that knows everything but context, and a Coarse-Fine network that knows everything."""
+    """A Fine stream that predicts all but context, and a Coarse-Fine network that predicts everything."""
     write_stage(tmp_path, data, "fine", ignorant_of=list(CONTEXT_CLASSES))
     write_stage(tmp_path, data, "coarse", ignorant_of=[])
     return tmp_path
@@ -56,7 +56,7 @@ def write_stage(run: Path, data: Path, stage: str, *, ignorant_of: list[int]) ->
 
 
 def released_row(lines: list[str], name: str) -> list[float]:
-    """[all, context, others] of the second rule, whose labels are those of the stored scores."""
+    """[all, context, others] of rule released, whose labels match the stored scores."""
     (line,) = (line for line in lines if line.startswith(name))
     return [float(number) for number in line.split()[-3:]]
 
@@ -67,7 +67,7 @@ def test_table_and_verdicts(run, data, capsys):
     assert released_row(lines, "Coarse-Fine") == [100, 100, 100]
     everything, context, others = released_row(lines, "Fine stream")
     assert context < 50 < everything < others == 100
-    assert sum("holds: Coarse-Fine above Fine on context" in line for line in lines) == 2
+    assert sum("passed: Coarse-Fine above Fine on context" in line for line in lines) == 2
 
 
 def test_chance_is_the_positive_rate(run, data):
@@ -83,7 +83,7 @@ def test_says_what_does_not_hold(run, data, capsys):
     (run / "fine").rename(run / "coarse")
     (run / "better").rename(run / "fine")
     assert demo_summary.main([str(run), str(data)]) == 0
-    assert "DOES NOT HOLD: Coarse-Fine above Fine" in capsys.readouterr().out
+    assert "FAILED: Coarse-Fine above Fine" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("with_grid", [True, False])

@@ -1,4 +1,4 @@
-"""What a report reads from a run: logs that end early, states of a run, videos, weights, and what is refused."""
+"""Reading a run for tools.report: truncated logs, states of a run, videos, weights, and invalid input."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def run(made, tmp_path):
-    """A copy of the run, to be changed; its data stay where they are."""
+    """A copy of the run for modification, with the original data."""
     return shutil.copytree(made, tmp_path / "run")
 
 
@@ -55,7 +55,7 @@ def test_a_last_line_cut_short_is_left_out_and_said(tmp_path, end):
     path.write_text("".join(json.dumps(line) + "\n" for line in LINES) + end)
     lines, notes = read_log(path)
     assert lines == LINES
-    assert notes == ["metrics.jsonl: its last line, number 3, is incomplete and left out"]
+    assert notes == ["metrics.jsonl: its last line (line 3) is incomplete and was skipped"]
 
 
 def test_a_whole_log_has_no_notes(tmp_path):
@@ -121,7 +121,7 @@ def test_a_run_that_was_only_evaluated_takes_a_configuration(run, made):
 
 def test_best_median_and_worst_video(made):
     chosen = choose(read_run(made), truth_of(made))
-    assert chosen == {"good": "Best predicted", "fair": "Median", "poor": "Worst predicted"}
+    assert chosen == {"good": "Best prediction", "fair": "Median", "poor": "Worst prediction"}
 
 
 def test_precision_of_a_video_counts_all_its_scores_as_one_list():
@@ -185,7 +185,7 @@ def test_an_unreadable_frame_is_named(tmp_path):
 
 
 def test_weights_are_those_of_the_network(made):
-    """For an even grid the centres are evenly spaced, and the formula gives the rest."""
+    """For an even grid, the centres are evenly spaced and the weights follow from the formula."""
     config = read_run(made).config
     weights, note = fine_weights(config, even_grid(), T, SECONDS / FRAMES)
     assert note == ""
@@ -252,7 +252,7 @@ def test_writes_the_report_and_says_where(run, capsys):
         (lambda run: (run / "coarse" / "predictions" / "grid.json").write_text('{"good": 3}'), [], "grid.json"),
         (lambda run: (run / "coarse" / "predictions" / "official.txt").write_text("good 1 x"), [], "official.txt:1"),
         (lambda run: (run / "coarse" / "config.yaml").write_text("data: {nonsense: 2}"), [], "nonsense"),
-        (lambda run: None, ["--videos", "good,unheard"], "--videos unheard: no test video"),
+        (lambda run: None, ["--videos", "good,unheard"], "--videos unheard: not a test video"),
         (lambda run: None, ["--output", "/proc/nowhere/report.html"], "/proc/nowhere"),
     ],
 )
@@ -272,7 +272,7 @@ def test_nothing_but_a_page_is_written_over(run, capsys):
     with pytest.raises(SystemExit):
         main([str(run), "--output", str(metrics)])
     assert metrics.read_bytes() == before
-    assert "ends in .html" in capsys.readouterr().err
+    assert "must end in .html" in capsys.readouterr().err
 
 
 def test_a_stage_folder_names_the_run(run, capsys):

@@ -1,4 +1,4 @@
-"""The report's page: that it stands alone, keeps names as text, and does what it should in a real browser."""
+"""The report's page: it is self-contained, keeps names as text, and works in a real browser."""
 
 import io
 import json
@@ -30,7 +30,7 @@ def text(run) -> str:
 
 
 def data_of(text: str) -> dict:
-    """The values that a page was made with, read as a browser reads them."""
+    """The values in a page, read as a browser reads them."""
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
     return json.loads(data)
 
@@ -75,9 +75,9 @@ def test_values_are_those_of_the_run(run, text):
     assert [row["AP"]["official"]["coarse"] for row in rows] == pytest.approx(metrics["AP_official"], abs=1e-5)
     # 25 frames at 0.2 s, both ends included: class 0 at 0.6..2.0 and 3.0..3.4, class 1 at 1.6..4.4, class 2 from 4.0
     assert [row["positives"] for row in rows] == [3 * 11, 3 * 15, 3 * 5, 0]
-    assert [row["chance"] for row in rows] == [0.33, 0.45, 0.15, 0]  # of 4 videos of 25 frames
+    assert [row["chance"] for row in rows] == [0.33, 0.45, 0.15, 0]  # 4 videos with 25 frames each
     good = data["videos"][0]
-    assert good["why"] == "Best predicted"
+    assert good["why"] == "Best prediction"
     assert good["classes"] == [0, 1, 2, 3]
     assert [frame for frame, _ in good["chosen"]] == pytest.approx(even_grid(), abs=0.05)
 
@@ -110,13 +110,13 @@ def texts(page, selector: str) -> list[str]:
 
 
 def attributes(page, selector: str, name: str) -> list[float]:
-    """One attribute, in percent, of all elements that a selector finds."""
+    """One attribute, in percent, of all elements that match a selector."""
     nodes = f"[...document.querySelectorAll({json.dumps(selector)})]"
     return [float(value.removesuffix("%")) for value in page.run(f"{nodes}.map((node) => node.getAttribute('{name}'))")]
 
 
 def centre(page, selector: str, along: float = 0.5) -> tuple[float, float]:
-    """A point of an element that is scrolled into view, at a share of its width."""
+    """Scroll an element into view. Returns a point at the fraction `along` of its width."""
     page.run(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{ block: 'center' }})")
     box = page.run(f"document.querySelector({json.dumps(selector)}).getBoundingClientRect().toJSON()")
     return box["left"] + along * box["width"], box["top"] + box["height"] / 2
@@ -160,7 +160,7 @@ def test_sorting(page):
     coarse = column(5)
     numbers = [float(value) for value in coarse[:-1]]
     assert numbers == sorted(numbers, reverse=True)
-    assert coarse[-1] == "\u2013"  # undefined, last in either order
+    assert coarse[-1] == "\u2013"  # undefined, last in both orders
     assert sort("coarse")[4] == "ascending"
     assert column(5) == [*reversed(coarse[:-1]), "\u2013"]
     assert sort("positives")[1] == "descending"
@@ -211,14 +211,14 @@ def test_the_keyboard_reads_the_same(page):
 def test_every_chart_can_be_read(page):
     spoken = page.run("[...document.querySelectorAll('.plot')].map((plot) => plot.getAttribute('aria-valuetext'))")
     assert spoken[:2] == ["Epoch 0.5, step 1, training 1.000", "Epoch 0.5, step 1, training clips 5.0"]
-    assert spoken[3] == "To epoch 0.5, seconds a step, waiting for data 0.250, computing 0.750"
-    assert "waiting for data, 25.0% in all" in texts(page, ".key span")
+    assert spoken[3] == "Up to epoch 0.5, seconds per step, waiting for data 0.250, computing 0.750"
+    assert "waiting for data, 25.0% in total" in texts(page, ".key span")
     assert attributes(page, ".plot .best", "x1")[0] == pytest.approx(100 * 4 / 6, abs=0.01)
 
 
 @in_browser
 def test_one_time_axis(page, text):
-    """Grid Pool's marks, an action's ends and the coarse frame under the pointer stand where their times say."""
+    """Grid Pool's marks, actions and the coarse frame under the pointer are at their times."""
     video = data_of(text)["videos"][0]
     marks = attributes(page, ".video:first-of-type .mark", "x1")
     assert sorted(marks) == pytest.approx([100 * time / 5 for _, time in video["chosen"]], abs=0.01)
@@ -264,7 +264,7 @@ def first_lines(run: Path, count: int) -> None:
 
 
 def nothing_but(run: Path, *names: str) -> None:
-    """Both stages without all other files."""
+    """Delete all other files of both stages."""
     for stage in ("fine", "coarse"):
         for path in (run / stage).iterdir():
             if path.name not in names:
@@ -276,12 +276,12 @@ def cut_short(run: Path) -> None:
     log.write_text(log.read_text()[:-9])
 
 
-UNFINISHED = {  # how to make the run younger, and what its page says then
+UNFINISHED = {  # changes that make the run unfinished, and the resulting text of its page
     "stage 1 alone": (lambda run: shutil.rmtree(run / "coarse"), "finished after 6 epochs"),
     "before a validation": (lambda run: first_lines(run, 2), "1 of at most 6 epochs"),
     "one line": (lambda run: first_lines(run, 1), "0.5 of at most 6 epochs"),
-    "just started": (lambda run: nothing_but(run, "config.yaml"), "Nothing is recorded yet"),
-    "killed while writing": (cut_short, "its last line, number 15, is incomplete"),
+    "just started": (lambda run: nothing_but(run, "config.yaml"), "No data yet"),
+    "killed while writing": (cut_short, "its last line (line 15) is incomplete"),
     "only evaluated": (lambda run: nothing_but(run, "metrics.json", "predictions"), "no config.yaml"),
     "empty": (nothing_but, "No validation yet"),
 }

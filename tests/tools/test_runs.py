@@ -1,4 +1,4 @@
-"""What tools read of a run: what is damaged or of another kind is named."""
+"""tools.runs: damaged files and files of another type are named."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Tables of text: aligned columns, and Markdown."""
+"""Text tables: aligned columns and Markdown."""
 
 from tools.tables import format_table
 

@@ -1,1 +1,1 @@
-"""Variants of an experiment, trained and tabulated: `python -m tools.ablate`."""
+"""Train and compare variants of an experiment: `python -m tools.ablate`."""

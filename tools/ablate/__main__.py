@@ -1,16 +1,16 @@
-"""Variants of the Coarse-Fine network beside each other: the same data, seeds and steps, one table and one picture.
+"""Compare variants of the Coarse-Fine network on the same data, seeds and steps, in one table and one figure.
 
     python -m tools.ablate configs/demo_ablation.yaml --seeds 3
 
-For each seed the Fine stream is trained and its features are extracted once; from these weights and features each
-variant is trained by stage 3, as its delta under configs/ablations/ says. All by the scripts that a user runs. What is
-finished is not run again, and what was stopped continues, so the same command goes on after an interruption, and with
-more seeds or variants adds to what is there. Written are PREFIX.md, PREFIX.json, PREFIX.csv and PREFIX.png;
-`scores` and `table` say what they hold.
+For each seed, the Fine stream is trained and its features are extracted once. Stage 3 then trains each variant from
+these weights and features, with its delta under configs/ablations/. All jobs use the normal scripts. Finished jobs are
+not repeated and stopped jobs resume, so run the same command after an interruption, or with more seeds or variants to
+extend the results. The output is PREFIX.md, PREFIX.json, PREFIX.csv and PREFIX.png; see `scores` and `table` for the
+contents.
 
     <run.dir>/seed0/fine, features              stages 1 and 2
     <run.dir>/seed0/<variant>/coarse            stage 3
-    <run.dir>/jobs/                             what is finished, and the scripts' output
+    <run.dir>/jobs/                             state of the jobs and output of the scripts
 """
 
 import argparse
@@ -30,13 +30,13 @@ from tools.ablate.jobs import PROJECT, Job, Seconds, run
 from tools.ablate.scores import REFERENCE
 from tools.runs import read_metrics
 
-DELTAS = PROJECT / "configs" / "ablations"  # a file for each variant but Coarse-Fine, which is the method itself
+DELTAS = PROJECT / "configs" / "ablations"  # one file per variant, except Coarse-Fine, the method itself
 VARIANTS = ("x3d", REFERENCE, "fine_fine", "stride", "no_fusion", "uniform")
 STAGES = ("train_fine.py", "extract_fineFEAT.py", "train_coarse_fineFEAT.py")
 
 
 def plan(args: argparse.Namespace, results: Path, seed: int) -> list[Job]:
-    """The jobs of a seed: stages 1 and 2, then a stage 3 for each variant."""
+    """The jobs of a seed: stages 1 and 2, then stage 3 for each variant."""
     shared = results / f"seed{seed}"
     weights = shared / "fine" / "checkpoints" / "best.pt"
     options = {"run.seed": seed, "features.dir": shared / "features", "features.checkpoint": weights}
@@ -61,12 +61,12 @@ def plan(args: argparse.Namespace, results: Path, seed: int) -> list[Job]:
 
 
 def resolve(typed: list[str]) -> Config:
-    """What a script makes of these arguments; a mistake in them ends this process: one line, status 2."""
+    """The configuration that results from these arguments. A mistake ends this process with one line and status 2."""
     return parse(typed, prog="ablate", description="").config
 
 
 def run_all(jobs: list[Job], at_once: int) -> dict[str, Seconds]:
-    """Run what is not finished, with a line for each job. Returns the time of each by name."""
+    """Run the unfinished jobs and print a line for each. Returns the time of every job by name."""
     seconds, earlier = {}, 0
     with closing(run(jobs, at_once=at_once)) as finished:
         for job, taken, ran in progress(finished, len(jobs), "Ablation"):
@@ -79,7 +79,7 @@ def run_all(jobs: list[Job], at_once: int) -> dict[str, Seconds]:
                     score = f"mAP {percent(metrics['mAP_official_defined'])}"
                 say(f"{len(seconds)} of {len(jobs)}: {job.name}: {score} ({taken.wall:.0f} s, CPU {taken.cpu:.0f} s)")
     if earlier:
-        say(f"{earlier} of {len(jobs)} were finished before")
+        say(f"{earlier} of {len(jobs)} jobs were already finished")
     return seconds
 
 
@@ -94,11 +94,11 @@ def ablate(args: argparse.Namespace, command: str) -> None:
     configs = {v: [job.config for job in of] for v, of in of_variant.items()}
     times = {v: sum((seconds[job.name] for job in of), Seconds()) for v, of in of_variant.items()}
     table.write(prefix, configs, times, command=command, cpu_seconds=sum(taken.cpu for taken in seconds.values()))
-    print(f"\n{outputs[0].read_text(encoding='utf-8')}\nwritten: {', '.join(map(str, outputs))}")
+    print(f"\n{outputs[0].read_text(encoding='utf-8')}\nwrote: {', '.join(map(str, outputs))}")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run and write; 1 with one line on stderr where a job fails, 128 + signal where one stops this."""
+    """Run the ablation. Returns 1 with one line on stderr if a job fails, and 128 + signal if a signal stops it."""
     args = _parse(argv)
     typed = sys.argv[1:] if argv is None else argv
     with stop_at_once():
@@ -107,14 +107,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m tools.ablate", description=__doc__)
-    parser.add_argument("configs", metavar="CONFIG", nargs="+", type=Path, help="the experiment; later files override")
+    parser.add_argument("configs", metavar="CONFIG", nargs="+", type=Path, help="configuration; later files override")
     parser.add_argument("--seeds", metavar="N", type=COUNT, default=3, help="seeds 0 to N-1 (default 3)")
     known = [REFERENCE, *sorted(path.stem for path in DELTAS.glob("*.yaml"))]
     parser.add_argument("--variants", metavar="NAME", nargs="+", default=VARIANTS, choices=known,
-                        help=f"{REFERENCE}, files of configs/ablations (default {' '.join(VARIANTS)})")  # fmt: skip
-    parser.add_argument("--jobs", metavar="N", type=COUNT, default=1, help="scripts at once (default 1)")
-    parser.add_argument("-gpu", metavar="N|cpu", default="cpu", help="of every script (default cpu)")
-    parser.add_argument("--output", metavar="PREFIX", type=Path, help="results (default: ablation in the run's folder)")
+                        help=f"{REFERENCE} or files in configs/ablations (default {' '.join(VARIANTS)})")  # fmt: skip
+    parser.add_argument("--jobs", metavar="N", type=COUNT, default=1, help="scripts run in parallel (default 1)")
+    parser.add_argument("-gpu", metavar="N|cpu", default="cpu", help="-gpu of every script (default cpu)")
+    parser.add_argument("--output", metavar="PREFIX", type=Path, help="prefix of results (default: RUN_DIR/ablation)")
     args = parser.parse_args(argv)
     for variant in args.variants:
         if list(args.variants).count(variant) > 1:

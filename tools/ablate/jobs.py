@@ -1,8 +1,8 @@
-"""Runs of scripts, one after another or side by side, each done once: the finished are skipped, the others continue.
+"""Run scripts in sequence or in parallel, each once: finished jobs are skipped, stopped jobs resume.
 
-A job's mark, a JSON file, holds the configuration with which it was started and the time that it has taken; under the
-same name another configuration is refused. Its output goes to a log, which is locked while the script runs, so that
-no second one starts beside it, even where whoever started the first is gone.
+A job's mark is a JSON file with its configuration and the time spent so far. A job with the same name but a different
+configuration is refused. The output goes to a log, which is locked while the script runs, so that no second one starts,
+even if the process that started the first is gone.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Seconds:
-    """What a job has taken, all its attempts together."""
+    """Time spent on a job, over all attempts."""
 
     wall: float = 0.0
     cpu: float = 0.0
@@ -40,8 +40,8 @@ class Job:
     name: str
     script: str
     arguments: tuple[str, ...]
-    config: Config  # what the script makes of its arguments
-    folder: Path  # of its mark and log
+    config: Config  # resolved from the arguments
+    folder: Path  # contains its mark and log
     needs: frozenset[str] = frozenset()  # names of the jobs whose results it reads
 
     @property
@@ -53,28 +53,28 @@ class Job:
         return self.folder / f"{self.name}.log"
 
 
-Running = tuple[Job, subprocess.Popen, float]  # and when it was started
+Running = tuple[Job, subprocess.Popen, float]  # with the start time
 
 
 # --- marks ------------------------------------------------------------------------------------------------------------
 
 
 def read_mark(job: Job) -> tuple[Seconds, bool]:
-    """What the job has taken, and whether it is finished; InputError where it was begun with another configuration."""
+    """The time spent and whether the job is finished. Raises InputError if it has another configuration."""
     if not job.mark.is_file():
         return Seconds(), False
     try:
         mark = json.loads(job.mark.read_text(encoding="utf-8"))
         before, seconds, finished = Config.from_dict(mark["config"]), Seconds(**mark["seconds"]), mark["finished"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{job.mark}: is damaged ({error!r}); without it {job.name} is run again") from None
+        raise InputError(f"{job.mark}: is damaged ({error!r}); delete it to run {job.name} again") from None
     changed = diff(before.to_dict(), job.config.to_dict())
     if changed:
         option, (old, new) = next(iter(changed.items()))
-        others = f" ({len(changed) - 1} other options differ too)" if len(changed) > 1 else ""
+        others = f" ({len(changed) - 1} other options also differ)" if len(changed) > 1 else ""
         raise InputError(
-            f"{job.mark}: started with --{option} {old}, not {new}{others}; remove the results of the earlier run, or "
-            "choose another folder for these"
+            f"{job.mark}: started with --{option} {old}, not {new}{others}; delete the earlier results, "
+            "or choose another folder"
         )
     return seconds, finished
 
@@ -87,9 +87,9 @@ def write_mark(job: Job, seconds: Seconds, *, finished: bool) -> None:
 
 
 def run(jobs: Sequence[Job], *, at_once: int) -> Generator[tuple[Job, Seconds, bool], None, None]:
-    """Run the jobs, in their order as far as each has what it needs; yields (job, its time, whether it ran just now).
+    """Run the jobs in order, each once the jobs it needs are done; yields (job, its time, whether it ran just now).
 
-    InputError where a job fails. However this ends, the scripts that still run are asked to save and stop.
+    Raises InputError if a job fails. In any case, scripts that are still running are asked to save and stop.
     """
     done: set[str] = set()
     waiting: list[Job] = []
@@ -124,13 +124,13 @@ def start(job: Job) -> subprocess.Popen:
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the script inherits the lock with its output
         except BlockingIOError:
-            raise InputError(f"{job.log}: a script is still writing it; wait for its end, or end it") from None
+            raise InputError(f"{job.log}: a script is still writing to it; wait for it, or stop it") from None
         write_mark(job, read_mark(job)[0], finished=False)
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
 
 
 def wait(running: dict[int, Running]) -> tuple[Job, Seconds]:
-    """Wait for one of the scripts, take it off the list and note its time; InputError where it has failed."""
+    """Wait for one of the scripts, remove it from `running` and record its time. Raises InputError if it failed."""
     pid, status, usage = os.wait3(0)
     job, process, begun = running.pop(pid)
     process.returncode = os.waitstatus_to_exitcode(status)  # it has been waited for
@@ -138,5 +138,5 @@ def wait(running: dict[int, Running]) -> tuple[Job, Seconds]:
     write_mark(job, seconds, finished=process.returncode == 0)
     if process.returncode:
         last = job.log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
-        raise InputError(f"{job.name} has failed: {last or f'exit status {process.returncode}'} (log: {job.log})")
+        raise InputError(f"{job.name} failed: {last or f'exit status {process.returncode}'} (log: {job.log})")
     return job, seconds

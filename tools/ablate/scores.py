@@ -1,14 +1,13 @@
-"""How good each variant of `tools.ablate` is and what it costs: a row of estimates.
+"""Score and cost of each variant of `tools.ablate`, as a row of estimates.
 
-mAP is by rule "official", of the predictions that stage 3 has kept: those of its best validation. Two intervals stand
-beside each mean over the seeds, both of 95%:
+mAP uses rule "official" and the predictions of stage 3's best validation. Each mean over seeds has two 95% intervals:
 
-    over seeds    Student's t from the seeds' mAP: other weights at the start and another order of the same data
-    over videos   basic bootstrap over the test videos, of the mean over the seeds: other videos, the same networks
+    over seeds    Student's t over the seeds' mAP: other initial weights and another order of the same data
+    over videos   basic bootstrap over the test videos, of the mean over seeds: other videos, the same networks
 
-Differences to Coarse-Fine are paired, by seed (the same Fine stream, features and clips) and by resample. Multiply-adds
-are those of one evaluated video as long as the fine features (T = T' = data.fine_frames), the Fine stream included
-where a variant reads its features: what the paper's figure 1 counts.
+Differences from Coarse-Fine are paired by seed (same Fine stream, features and clips) and by resample. Multiply-adds
+are for one evaluated video as long as the fine features (T = T' = data.fine_frames). They include the Fine stream if
+the variant reads its features, as in figure 1 of the paper.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +40,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds in percent, and its 95% intervals; None with one seed."""
+    """A mean over seeds in percent, with 95% intervals. `over_seeds` is None for a single seed."""
 
     mean: float
     over_seeds: tuple[float, float] | None
@@ -50,7 +49,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Row:
-    """One variant."""
+    """The results of one variant."""
 
     variant: str
     network: str
@@ -59,8 +58,8 @@ class Row:
     by_seed: list[float]  # mAP in percent
     score: Estimate
     minus_reference: Estimate | None
-    groups: dict[str, Estimate]  # of the generated dataset's classes that need context, and the others
-    seconds: Seconds  # of stage 3, all seeds together
+    groups: dict[str, Estimate]  # of a generated dataset: classes that need context, and the others
+    seconds: Seconds  # of stage 3, over all seeds
 
     @property
     def title(self) -> str:
@@ -76,7 +75,7 @@ def score_run(config: Config, truth: Mapping[str, Truth], counts: np.ndarray) ->
 
 
 def estimate(seeds: Sequence[Sampled], classes: Sequence[int], base: Sequence[Sampled] | None = None) -> Estimate:
-    """Of mAP over some classes; with `base`, of its difference to that one's, seed by seed."""
+    """Estimate mAP over some classes, or its difference from `base`, paired by seed."""
     means, resamples = map(np.array, zip(*(seed.mean(classes) for seed in seeds), strict=True))  # (S,), (S,B)
     if base is not None:
         others, other_resamples = zip(*(seed.mean(classes) for seed in base), strict=True)
@@ -86,7 +85,7 @@ def estimate(seeds: Sequence[Sampled], classes: Sequence[int], base: Sequence[Sa
 
 
 def t_interval(values: np.ndarray) -> tuple[float, float] | None:
-    """The 95% interval of the mean of some independent values (n,), by Student's t; None for one."""
+    """The 95% Student's t interval of the mean of independent values (n,); None for a single value."""
     n = len(values)
     if n < 2:
         return None
@@ -97,7 +96,7 @@ def t_interval(values: np.ndarray) -> tuple[float, float] | None:
 def rows(
     variants: Mapping[str, Sequence[Config]], truth: Mapping[str, Truth], seconds: Mapping[str, Seconds]
 ) -> Iterator[Row]:
-    """A row for each variant, in their order; the predictions of every seed in the same resamples of the videos."""
+    """Yield a row per variant, in order. All predictions are scored on the same resamples of the videos."""
     counts = draw_counts(len(truth), RESAMPLES, seed=0)
     scored = {name: [score_run(config, truth, counts) for config in configs] for name, configs in variants.items()}
     base = scored.get(REFERENCE)

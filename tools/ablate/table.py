@@ -1,4 +1,4 @@
-"""What `tools.ablate` writes: a table in Markdown, everything in JSON, scores as CSV, and a picture."""
+"""Write the results of `tools.ablate`: tables in Markdown, all numbers as JSON, scores as CSV, and a figure."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -33,11 +33,11 @@ def write(
     command: str,
     cpu_seconds: float,
 ) -> None:
-    """Score all variants (their configurations, one a seed) and write PREFIX.md, .json, .csv and .png.
+    """Score all variants (one configuration per seed) and write PREFIX.md, .json, .csv and .png.
 
     Args:
-        seconds: Of each variant's stage 3, all seeds together.
-        command, cpu_seconds: How the results came about, and what all stages took.
+        seconds: Time of stage 3 per variant, over all seeds.
+        command, cpu_seconds: Command line of the ablation, and CPU time of all stages.
     """
     first = next(iter(variants.values()))
     data, truth = first[0].data, read_truth(first[0])
@@ -66,7 +66,7 @@ def write(
 
 
 def markdown(table: Sequence[Row], about: Mapping[str, Any]) -> str:
-    """The table of results, and that of differences and costs."""
+    """The table of results, and the table of differences and costs."""
     results: list[dict[str, str]] = []
     differences: list[dict[str, str]] = []
     for row in table:
@@ -87,26 +87,26 @@ def markdown(table: Sequence[Row], about: Mapping[str, Any]) -> str:
         })  # fmt: skip
     about_it = (
         f"mAP in %, rule official, {about['test_videos']} test videos; seeds {', '.join(map(str, about['seeds']))}; "
-        f"95% intervals; chance {about['chance']:.1f}; {about['cpu_seconds'] / 60:.0f} minutes of CPU time in all"
+        f"95% intervals; chance {about['chance']:.1f}; {about['cpu_seconds'] / 60:.0f} minutes of CPU time in total"
     )
     tables = [format_table(lines, markdown=True) for lines in (results, differences)]
     return "\n\n".join([f"    {about['command']}", about_it, *tables]) + "\n"
 
 
 def shown(title: str, of: Estimate | None, sign: str = "") -> dict[str, str]:
-    """Mean and both intervals, in three columns."""
+    """Format the mean and both intervals as three columns."""
     ends = {"over seeds": of and of.over_seeds, "over videos": of and of.over_videos}
     intervals = {name: f"{end[0]:{sign}.1f} to {end[1]:{sign}.1f}" if end else "" for name, end in ends.items()}
     return {title: f"{of.mean:{sign}.1f}" if of else "", **intervals}
 
 
-# --- picture ----------------------------------------------------------------------------------------------------------
+# --- figure -----------------------------------------------------------------------------------------------------------
 
-SIDE_BY_SIDE = 0.025  # of the axis: points closer than this stand beside each other
+SIDE_BY_SIDE = 0.025  # fraction of the axis: points closer than this are drawn side by side
 
 
 def draw(path: Path, table: Sequence[Row], about: Mapping[str, Any]) -> None:
-    """mAP against multiply-adds: the mean over the seeds with its interval, and each seed as a dot."""
+    """Plot mAP against multiply-adds: the mean over seeds with its interval, and a dot per seed."""
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     axes = figure.subplots()
     for row, x in zip(table, places([row.multiply_adds / 1e9 for row in table]), strict=True):
@@ -116,11 +116,11 @@ def draw(path: Path, table: Sequence[Row], about: Mapping[str, Any]) -> None:
         axes.plot([x] * len(row.by_seed), row.by_seed, ".", color=drawn[0].get_color(), alpha=0.5)
     axes.axhline(about["chance"], color="gray", linewidth=0.8, linestyle=":", label=f"chance  {about['chance']:.1f}")
     axes.set_xlim(left=0)
-    axes.set_xlabel(f"multiply-adds of a video of {about['frames']} frames, in G")
+    axes.set_xlabel(f"G multiply-adds for a video of {about['frames']} frames")
     axes.set_ylabel("mAP in %, rule official")
     axes.set_title(
-        f"mean of {len(about['seeds'])} seeds (small dots) with its 95% interval by Student's t;\n"
-        "points of equal cost stand side by side", fontsize=9,
+        f"mean of {len(about['seeds'])} seeds (small dots) with 95% Student's t interval;\n"
+        "points of equal cost are drawn side by side", fontsize=9,
     )  # fmt: skip
     axes.grid(alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=9)
@@ -129,7 +129,7 @@ def draw(path: Path, table: Sequence[Row], about: Mapping[str, Any]) -> None:
 
 
 def places(costs: Sequence[float]) -> list[float]:
-    """Where on the axis each cost is drawn: those too close to one before are moved to the right of it."""
+    """Positions on the axis: a cost too close to the one before is moved to its right."""
     step = SIDE_BY_SIDE * max(costs)
     placed: dict[int, float] = {}
     for index in sorted(range(len(costs)), key=lambda i: costs[i]):

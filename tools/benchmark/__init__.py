@@ -1,1 +1,1 @@
-"""Speed and memory: `python -m tools.benchmark`."""
+"""Measure speed and memory: `python -m tools.benchmark`."""

@@ -1,16 +1,16 @@
-"""Speed and memory of training, evaluation, loading and metrics, each beside the obvious way of doing it.
+"""Measure speed and memory of training, evaluation, loading and metrics, compared with straightforward baselines.
 
-    python -m tools.benchmark                   every row, under 12 minutes on an idle machine of 2 cores
-    python -m tools.benchmark --quick           fewer, smaller rows, under 2 minutes; shows that all is well
-    python -m tools.benchmark --only fine_train one row, in this very process
+    python -m tools.benchmark                   every row, under 12 minutes on an idle machine with 2 cores
+    python -m tools.benchmark --quick           fewer, smaller rows, under 2 minutes, as a smoke test
+    python -m tools.benchmark --only fine_train one row, in this process
 
 Networks are measured in "times the floor": seconds / (2 x multiply-adds / rate of a product of two 2048 x 2048 float32
-matrices, timed in the same process); a training step counts three forward passes. Every row runs in a fresh process,
-times are medians, memory is the process's peak (on a GPU: of its tensors). The baseline of a network is our own network
-on PyTorch's own kernels and default memory layout, norms not folded; it is not the published code. The baselines of the
-other rows are named in the table.
+matrices, timed in the same process). A training step counts as three forward passes. Every row runs in a new process.
+Times are medians, and memory is the peak of the process (on a GPU: of its tensors). The baseline of a network is our
+own network with PyTorch's kernels and default memory layout, norms not folded; it is not the published code. The table
+names the baselines of the other rows.
 
-Evaluation and extraction of long videos, in windows and whole: python -m tools.benchmark_long.
+For evaluation and extraction of long videos, in windows and whole, see python -m tools.benchmark_long.
 """
 
 import argparse
@@ -31,11 +31,11 @@ from tools.benchmark.rows import measure, row_names
 from tools.benchmark.timing import Result, Setting, machine
 from tools.tables import format_table
 
-BUSY = 0.5  # load for each core beyond which times are not to be trusted
+BUSY = 0.5  # load per core above which times are unreliable
 
 
 def measure_all(names: Sequence[str], setting: Setting) -> dict[str, Result]:
-    """Measure each row in a process of its own; a line of progress for each."""
+    """Measure each row in a new process, and print a line of progress for each."""
     results = {}
     for number, name in enumerate(names, 1):
         begun = time.perf_counter()
@@ -49,14 +49,14 @@ def measure_all(names: Sequence[str], setting: Setting) -> dict[str, Result]:
 
 
 def report(results: dict[str, Result], setting: Setting, entered: tuple[float, int] | None, *, markdown: bool) -> str:
-    """All tables that the results fill, as text."""
+    """All tables for which there are results, as text."""
     judged = setting.device.type == "cpu" and not setting.quick
     tables = {
         "One run": table.comparison(results, judged=judged),
-        "Against length": table.growth(results),
+        "Scaling with clip length": table.growth(results),
         "bfloat16 and compilation": table.cuda_options(results),
-        "Loader workers that keep up with a step": table.loader_workers(results, entered),
-        f"G multiply-adds of {FRAMES} frames (the floor counts the published ones)": table.multiply_adds(results),
+        "Loader workers needed to keep up with training": table.loader_workers(results, entered),
+        f"G multiply-adds for {FRAMES} frames (the floor uses the published count)": table.multiply_adds(results),
     }
     return "\n\n".join(f"{title}\n\n{format_table(t, markdown=markdown)}" for title, t in tables.items() if t)
 
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, print, write; 1 where a row failed."""
+    """Measure, print and write the results. Returns 1 if a row failed."""
     setting = arguments.setting
     about = machine(setting)
     print("  ".join(f"{key} {value}" for key, value in about.items()), flush=True)
@@ -76,10 +76,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{arguments.only}: {table.summary(results[arguments.only])}")
     else:
         if about["load"] > BUSY * about["cores"]:
-            print(f"This machine is busy (load {about['load']}): times will be too long.", flush=True)
+            print(f"This machine is busy (load {about['load']}): times will be overestimated.", flush=True)
         results = measure_all(row_names(setting), setting)
     if setting.quick:
-        print("\nQuick: short clips and few repetitions, so these figures are not to be compared with the limits.")
+        print("\nQuick mode: short clips and few repetitions. Do not compare these figures with the limits.")
     entered = (arguments.step_seconds, arguments.step_clips) if arguments.step_seconds else None
     print(f"\n{report(results, setting, entered, markdown=arguments.markdown)}")
     if arguments.json:
@@ -89,14 +89,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m tools.benchmark", description=__doc__)
-    parser.add_argument("--only", metavar="ROW", help="measure this row alone, in this process; a wrong name lists all")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write machine, rows and floors to this file")
-    parser.add_argument("--quick", action="store_true", help="small rows, few repetitions")
+    parser.add_argument("--only", metavar="ROW", help="measure only this row, in this process; a wrong name lists all")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the machine, rows and floors to this file")
+    parser.add_argument("--quick", action="store_true", help="small inputs, few repetitions")
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
-    parser.add_argument("-gpu", metavar="N|cpu", help="device of the networks; the first GPU where there is one")
-    parser.add_argument("--threads", metavar="N", type=COUNT, help="threads of PyTorch; its own choice otherwise")
-    parser.add_argument("--step_seconds", metavar="S", type=POSITIVE, help="a training step of yours, for the loader")
-    parser.add_argument("--step_clips", metavar="B", type=COUNT, default=8, help="clips in that step (default 8)")
+    parser.add_argument("-gpu", metavar="N|cpu", help="device of the networks (default: first GPU, if any)")
+    parser.add_argument("--threads", metavar="N", type=COUNT, help="PyTorch threads (default: PyTorch's)")
+    parser.add_argument("--step_seconds", metavar="S", type=POSITIVE, help="your training step, to size the loader")
+    parser.add_argument("--step_clips", metavar="B", type=COUNT, default=8, help="clips per step (default 8)")
     arguments = parser.parse_args(argv)
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     gpu = arguments.gpu or ("0" if available else "cpu")

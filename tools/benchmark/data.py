@@ -1,6 +1,6 @@
-"""The benchmark's rows of data and evaluation: loading clips, average precision, the feature store.
+"""Benchmark rows for data and evaluation: clip loading, average precision, feature store.
 
-Each is measured in turn with the way it stands beside, in one process and with the files in the system's cache.
+Each alternates with its baseline in one process, with the files in the system's cache.
 """
 
 import math
@@ -28,15 +28,15 @@ from tools.benchmark.timing import Result, Setting, median_seconds
 
 WIDTH, HEIGHT, SIZE = 320, 240, 224
 FRAMES = 64
-AP_ROWS, CLASSES = 46_575, 157  # 25 frames of each of Charades' 1863 test videos
-VIDEO_FRAMES, WINDOW = 75, 32  # feature frames of a video of 31 s, and of a clip's window
+AP_ROWS, CLASSES = 46_575, 157  # 25 frames for each of Charades' 1863 test videos
+VIDEO_FRAMES, WINDOW = 75, 32  # feature frames of a 31 s video and of a clip's window
 SPARE_FRAMES = 10  # a training clip starts at one of the first ten frames
 CPU = torch.device("cpu")
 
 
 @contextmanager
 def jpeg_videos(count: int, frames: int, *, within: Path | None = None) -> Iterator[Path]:
-    """A folder of videos v0, v1, ...: a window moves over clouds of all sizes, about 11 KB a frame as in Charades."""
+    """A folder of videos v0, v1, ...: a window moving over multi-scale clouds, about 11 KB per frame as in Charades."""
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(dir=within) as folder:
         for video in range(count):
@@ -50,7 +50,7 @@ def jpeg_videos(count: int, frames: int, *, within: Path | None = None) -> Itera
 
 
 def _clouds(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """(height,width,3) uint8 with detail at every scale, coarse detail the stronger, and little colour."""
+    """Image (height,width,3) uint8 with detail at every scale, stronger at coarse scales, and little colour."""
     picture = np.zeros((height, width, 3), np.float32)
     for octave in range(1, 8):
         noise = rng.standard_normal((4, math.ceil(height / 2**octave) + 1, math.ceil(width / 2**octave) + 1))
@@ -64,7 +64,7 @@ def _clouds(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def loading(setting: Setting) -> Result:
-    """A clip from its JPEG files to the normalised tensor: ours, and frame by frame with PIL; one thread each."""
+    """Load a clip from JPEG files to the normalised tensor: ours, and frame by frame with PIL; one thread each."""
     torch.set_num_threads(1)  # as in a loader's worker
     frames = FRAMES // 4 if setting.quick else FRAMES
     decode = get_decoder()
@@ -72,7 +72,7 @@ def loading(setting: Setting) -> Result:
     with jpeg_videos(1, frames) as root:
         paths = [frame_path(root, "v0", k + 1) for k in range(frames)]
 
-        buffer = torch.empty(1, frames, SIZE, SIZE, 3)  # which every clip overwrites, as in training
+        buffer = torch.empty(1, frames, SIZE, SIZE, 3)  # overwritten by every clip, as in training
 
         def ours() -> Tensor:
             clip = render(list(read_frames(root, "v0", range(1, frames + 1), decode)), view, SIZE)
@@ -90,7 +90,7 @@ def loading(setting: Setting) -> Result:
 
 
 def pil_clip(paths: list[Path], view: View) -> Tensor:
-    """The PIL path: each frame is opened, cropped, resized, mirrored and normalised by itself; clip (1,3,T,H,W)."""
+    """The PIL baseline: open, crop, resize, flip and normalise frame by frame. Returns the clip (1,3,T,H,W)."""
     frames = []
     for path in paths:
         with Image.open(path) as file:
@@ -101,7 +101,7 @@ def pil_clip(paths: list[Path], view: View) -> Tensor:
 
 
 def worker(setting: Setting) -> Result:
-    """Seconds that one worker process of the training loader takes for each clip, handing it over included."""
+    """Seconds per clip of one worker process of the training loader, including the transfer."""
     frames = FRAMES // 4 if setting.quick else FRAMES
     clips = 8 if setting.quick else 32
     with jpeg_videos(2, frames + SPARE_FRAMES) as root:
@@ -109,7 +109,7 @@ def worker(setting: Setting) -> Result:
         dataset = TrainClips(videos, root, seed=0, clip_span=frames, num_classes=CLASSES, size=SIZE, stride=1)
         keys: list[list[tuple[int, ...]]] = [[(epoch, epoch % 2)] for epoch in range(clips)]
         loader = Loader(dataset, keys, workers=1)
-        list(loader)  # the process starts, files get into the cache
+        list(loader)  # warm-up: start the process, cache the files
         (seconds,) = _medians(setting, lambda: list(loader))
     return {"seconds": seconds / clips, "frames": frames, "clips": clips}
 
@@ -118,7 +118,7 @@ def worker(setting: Setting) -> Result:
 
 
 def precision(setting: Setting) -> Result:
-    """AP of every class over all official frames, beside a stable argsort for each class."""
+    """AP of every class over all official frames, against one stable argsort per class."""
     rng = np.random.default_rng(0)
     rows = AP_ROWS // 10 if setting.quick else AP_ROWS
     scores, labels = rng.random((rows, CLASSES), np.float32), rng.random((rows, CLASSES)) < 0.05
@@ -129,7 +129,7 @@ def precision(setting: Setting) -> Result:
 
 
 def ap_by_argsort(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """AP (C,) as its definition reads: one class after the other, precision at each positive, averaged."""
+    """AP (C,) by definition: the mean precision at the positives, class by class."""
     result = []
     for score, label in zip(scores.T, labels.T, strict=True):
         ranked = label[np.argsort(-score, kind="stable")]
@@ -142,7 +142,7 @@ def ap_by_argsort(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def store(setting: Setting) -> Result:
-    """One video's features: bytes, and seconds for a window of one level; beside five files of all, in float32."""
+    """One video's features: size, and time to read a window of one level, against five float32 files."""
     torch.set_num_threads(1)  # as in a loader's worker
     rng = torch.Generator().manual_seed(0)
     channels = VARIANTS["M"].feature_channels
@@ -176,10 +176,10 @@ def store(setting: Setting) -> Result:
 
 
 def _read(reader: FeatureStore, start: int, stop: int, levels: Iterable[str]) -> list[Tensor]:
-    """Copies, since a tensor that the store returns may still be in the file until it is looked at."""
+    """Copies of the features, since the store's tensors may be memory-mapped and not yet read."""
     return [x.clone() for x in reader.read("v0", start, stop, levels).values()]
 
 
 def _medians(setting: Setting, *works: Callable[[], object]) -> list[float]:
-    """These rows run on the CPU, whatever the networks' device."""
+    """Median seconds on the CPU, regardless of the networks' device."""
     return median_seconds(Setting(CPU, setting.quick), *works, most=200, budget=6.0)

@@ -1,8 +1,8 @@
-"""Measures the networks: seconds, times the floor, and peak memory of one forward pass or one optimizer step.
+"""Measure the networks: seconds, times the floor, and peak memory of one forward pass or one optimizer step.
 
-The floor of a pass is what its multiply-adds would take at the rate of a large matrix product, measured beside it; a
-training step counts as three forward passes. The multiply-adds are those of the published networks, so that a way of
-needing fewer counts as speed.
+The floor of a pass is the time for its multiply-adds at the rate of a large matrix product, measured alongside. A
+training step counts as three forward passes. Multiply-adds are those of the published networks, so that needing fewer
+counts as speed.
 """
 
 from collections.abc import Callable
@@ -23,10 +23,10 @@ from tools.complexity.count import count_coarse, count_fine
 
 MODEL, SIZE, CLASSES = Model(), 224, 157
 FRAMES = 64
-FINE_PER_COARSE = 2  # T' = 128 feature frames beside a clip of T = 64
+FINE_PER_COARSE = 2  # T' = 128 feature frames for a clip of T = 64
 LABELS_PER_FRAME = 10
-MULTIPLY_ADDS = {"fine": 19.0e9, "coarse": 12.7e9}  # of one clip of 64 frames, as published; `count` has ours
-QUICK = 4  # a quick row has this many times fewer frames
+MULTIPLY_ADDS = {"fine": 19.0e9, "coarse": 12.7e9}  # for one clip of 64 frames, as published; see `count` for ours
+QUICK = 4  # quick rows have this many times fewer frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +34,11 @@ class Case:
     """A forward pass in evaluation, or an optimizer step.
 
     Attributes:
-        stream: "both" is the network that holds both streams; its Fine stream sees 2 `frames`.
-        fine_frozen: of both streams, train the Coarse one alone.
-        checkpointed: with activation checkpointing.
-        plain: by PyTorch's own kernels, in its own memory layout, norms not folded.
-        least, most, budget: how often it is repeated, see `median_seconds`.
+        stream: "both" is one network with both streams; its Fine stream sees 2 * `frames`.
+        fine_frozen: With both streams, train only the Coarse stream.
+        checkpointed: Use activation checkpointing.
+        plain: Use PyTorch's kernels and default memory layout, norms not folded.
+        least, most, budget: Number of repetitions, see `median_seconds`.
     """
 
     stream: Literal["fine", "coarse", "both"]
@@ -60,7 +60,7 @@ class Case:
 
     @property
     def config(self) -> Config:
-        """The experiment whose network and optimizer it takes."""
+        """The configuration of the network and optimizer."""
         source: Literal["network", "store"] = "network" if self.stream == "both" else "store"
         return Config(
             model=replace(MODEL, checkpoint_activations=self.checkpointed),
@@ -69,7 +69,7 @@ class Case:
         )
 
     def __call__(self, setting: Setting) -> Result:
-        """Measure it."""
+        """Measure this case."""
         case = replace(self, frames=self.frames // QUICK) if setting.quick else self
         if not case.plain:
             cpu_kernels.ask_for_huge_pages()
@@ -79,7 +79,7 @@ class Case:
         work = training_step(case, net, batch) if case.training else _evaluation(case, net, batch)
         (seconds,) = median_seconds(setting, work, least=case.least, most=case.most, budget=case.budget)
         measured = {"seconds": seconds, "gigabytes": peak_gigabytes(setting.device)}
-        if case.stream == "both":  # in one network, of which nothing is published
+        if case.stream == "both":  # there is no published count
             return measured
         rate, passes = (rate_before + matrix_rate(setting)) / 2, 3 if case.training else 1
         floor = 2 * MULTIPLY_ADDS[case.stream] * case.batch * case.frames / FRAMES * passes / rate
@@ -93,7 +93,7 @@ class Case:
 
 
 def count(setting: Setting) -> Result:
-    """Multiply-adds of one evaluated clip of 64 frames as our networks do it, counted without computing any."""
+    """Multiply-adds of our networks for one evaluated clip of 64 frames, counted without running them."""
     return {
         "fine": count_fine(Config(), FRAMES).total,
         "coarse": count_coarse(Config(), FRAMES, FINE_PER_COARSE * FRAMES).total,
@@ -101,7 +101,7 @@ def count(setting: Setting) -> Result:
 
 
 def network_and_batch(case: Case, device: torch.device) -> tuple[Network, Batch]:
-    """The network, and a batch of random contents as `datasets.batch.prepare` leaves it."""
+    """The network, and a random batch in the form that `datasets.batch.prepare` returns."""
     B, T, window = case.batch, case.frames, FINE_PER_COARSE * case.frames
     with device:
         net = build(case.config, case.stage)
@@ -122,7 +122,7 @@ def network_and_batch(case: Case, device: torch.device) -> tuple[Network, Batch]
 
 
 def _clip(B: int, T: int) -> Tensor:
-    """(B,3,T,H,W) in the memory of (B,T,H,W,3)."""
+    """Clip (B,3,T,H,W), stored as (B,T,H,W,3)."""
     return torch.randn(B, T, SIZE, SIZE, 3).permute(0, 4, 1, 2, 3)
 
 
@@ -146,7 +146,7 @@ def _evaluation(case: Case, net: Network, batch: Batch) -> Callable[[], Tensor]:
 
 
 def training_step(case: Case, net: Network, batch: Batch) -> Callable[[], None]:
-    """The engine's optimizer step on random labels; of both streams, each that is trained has its loss."""
+    """The engine's optimizer step on random labels. Each stream that is trained has its own loss."""
     if not case.plain:
         cpu_kernels.install(net)
     net.train()

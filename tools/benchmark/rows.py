@@ -1,4 +1,4 @@
-"""All rows of the benchmark: what each runs, how its line reads, and what must hold. A new row is an entry here."""
+"""All benchmark rows: what each runs, how its line is formatted, and its limits. Add new rows here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from tools.benchmark.timing import Result, Setting
 
 
 class Limit(NamedTuple):
-    """A bound on one number of a row's result; `sign` is "<=" or ">="."""
+    """A bound on one value of a row's result. `sign` is "<=" or ">="."""
 
     key: str
     sign: str
@@ -29,14 +29,14 @@ class Limit(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row.
+    """One row of the benchmark.
 
     Attributes:
-        runs: a pass of a network, or a function that measures something else.
-        work: what the row is called in the tables.
-        ours: a template over the result.
-        baseline: another, of the obvious way of doing it; a network has its `plain` row there.
-        in_quick: measured by --quick too.
+        runs: A pass of a network, or another function that measures.
+        work: Title in the tables.
+        ours: Format template for the result.
+        baseline: Template for the baseline's result; empty for networks, whose baseline is the `plain` row.
+        in_quick: Also measured by --quick.
     """
 
     runs: Callable[[Setting], Result]
@@ -56,7 +56,7 @@ def _gigabytes(bound: float) -> Limit:
 
 
 def _both(work: str, **options: bool) -> Row:
-    """A single step, since it takes many seconds on a CPU."""
+    """A row with a single step, which takes many seconds on a CPU."""
     case = Case(stream="both", training=True, least=1, most=1, **options)
     ours = "{seconds:.2f} s, {gigabytes:.2f} GB"
     return Row(work=f"Both streams, train step, {work}", runs=case, ours=ours, in_quick=False)
@@ -70,7 +70,7 @@ PASSES = {
 }
 FINE_STEP, COARSE_STEP = PASSES["fine_train"], PASSES["coarse_train"]
 CHECKPOINTED = "with activation checkpointing"
-LINES = {  # of the main table
+LINES = {  # rows of the main table
     "fine_eval": Row(work="Fine, evaluation", runs=PASSES["fine_eval"], limits=(_floor(4.8),)),
     "fine_train": Row(work="Fine, train step", runs=FINE_STEP, limits=(_floor(10), _gigabytes(4.8))),
     "fine_train_checkpointed": Row(
@@ -109,7 +109,7 @@ LINES = {  # of the main table
     ),
 }
 PLAIN = {f"{name}_plain": replace(LINES[name], runs=replace(case, plain=True)) for name, case in PASSES.items()}
-CUDA = {  # measured on a GPU only
+CUDA = {  # measured only on a GPU
     f"{name}_{suffix}": Row(
         work=f"{LINES[name].work}, {suffix.replace('_', ', ')}",
         runs=replace(case, bf16="bf16" in suffix, compiled="compiled" in suffix),
@@ -119,7 +119,7 @@ CUDA = {  # measured on a GPU only
 }
 OTHERS = {"multiply_adds": Row(runs=count), "loader_worker": Row(runs=data.worker)}
 
-LENGTHS = {  # T at which a row's growth is looked at, one clip at a time
+LENGTHS = {  # T at which the growth of a row is measured, with one clip
     "fine_eval": (16, 32, 64, 128, 256, 512),
     "coarse_eval": (16, 32, 64, 128, 256, 512),
     "fine_train": (16, 32, 64, 128),
@@ -128,7 +128,7 @@ LENGTHS = {  # T at which a row's growth is looked at, one clip at a time
 
 
 def length_row(name: str, frames: int) -> str:
-    """The row of a length; one clip of 64 frames stands in the main table already."""
+    """The row for a clip length. One clip of 64 frames is already in the main table."""
     return name if frames == FRAMES and PASSES[name].batch == 1 else f"{name}_{frames}"
 
 
@@ -141,13 +141,13 @@ ROWS = OTHERS | SERIES | LINES | PLAIN | CUDA
 
 
 def row_names(setting: Setting) -> list[str]:
-    """Every row of the setting, in the order of measurement."""
+    """The rows measured in this setting, in order."""
     names = [name for name, row in ROWS.items() if row.in_quick or not setting.quick]
     return [name for name in names if name not in CUDA or setting.device.type == "cuda"]
 
 
 def measure(name: str, setting: Setting) -> Result:
-    """Measure one row in this process. Not in __main__, where processes that are spawned would not find it."""
+    """Measure one row in this process. Spawned processes could not import it from __main__."""
     if setting.threads:
         torch.set_num_threads(setting.threads)
     return ROWS[name].runs(setting)

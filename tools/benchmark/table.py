@@ -1,4 +1,4 @@
-"""The benchmark's tables: what was measured, the baseline beside it, and the limit."""
+"""The benchmark's tables: measurements, baselines and limits."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,13 @@ from tools.benchmark.rows import CUDA, LENGTHS, LINES, Limit, length_row
 from tools.benchmark.timing import Result
 from tools.tables import Table
 
-Results = Mapping[str, Result]  # by row; a row that was not measured is absent, or has only "failed"
+Results = Mapping[str, Result]  # by row; rows not measured are absent, failed rows have only "failed"
 
-PUBLISHED_STEP = (1.6, 15)  # seconds and clips of a step in the published training log, on 5 GPUs
+PUBLISHED_STEP = (1.6, 15)  # seconds and clips per step in the published training log, on 5 GPUs
 
 
 def comparison(results: Results, *, judged: bool) -> Table:
-    """The main table. `judged`: compare with the limits, which are meant for whole rows on a CPU."""
+    """The main table. `judged`: check the limits, which apply to full-size rows on a CPU."""
     return [
         {
             "work": row.work,
@@ -31,12 +31,12 @@ def comparison(results: Results, *, judged: bool) -> Table:
 
 
 def cuda_options(results: Results) -> Table:
-    """bfloat16 and compilation, where there is a GPU."""
+    """The table of bfloat16 and compilation, measured on a GPU."""
     return [{"work": row.work, "ours": _cell(row.ours, results[name])} for name, row in CUDA.items() if name in results]
 
 
 def _cell(template: str, result: Result | None) -> str:
-    """The template with a row's numbers; empty where it was not measured, and why where that failed."""
+    """Format a row's result; empty if it was not measured, the reason if it failed."""
     if not template or result is None:
         return ""
     return result["failed"] if "failed" in result else template.format_map(result)
@@ -52,7 +52,7 @@ def _verdict(limits: Sequence[Limit], result: Result) -> str:
 
 
 def growth(results: Results) -> Table:
-    """Seconds and memory of one clip at each length, and how they grow."""
+    """Seconds and memory for one clip at each length, and their growth."""
     table = []
     for name, lengths in LENGTHS.items():
         rows = {T: results.get(length_row(name, T), {}) for T in lengths}
@@ -67,7 +67,7 @@ def growth(results: Results) -> Table:
                     "T": " ".join(f"{x:.0f}" for x in T),
                     "s": " ".join(f"{x:.2f}" for x in seconds),
                     "GB": " ".join(f"{x:.2f}" for x in gigabytes),
-                    "ms per frame": f"{1e3 * np.polyfit(T, seconds, 1)[0]:.1f}",  # the slope of a straight line
+                    "ms per frame": f"{1e3 * np.polyfit(T, seconds, 1)[0]:.1f}",  # slope of a linear fit
                     "MB per frame": f"{1e3 * np.polyfit(T, gigabytes, 1)[0]:.1f}",
                     "last doubling": f"time x{time:.2f}, memory x{memory:.2f}",
                 }
@@ -80,10 +80,10 @@ def _one_clip(name: str) -> str:
 
 
 def loader_workers(results: Results, entered: tuple[float, int] | None) -> Table:
-    """How many loader workers keep up with a step rate.
+    """The number of loader workers needed to keep up with training.
 
     Args:
-        entered: seconds and clips of a step that the user asks about.
+        entered: Seconds and clips per step, as given by the user.
     """
     worker = results.get("loader_worker", {})
     if "seconds" not in worker:
@@ -109,7 +109,7 @@ def loader_workers(results: Results, entered: tuple[float, int] | None) -> Table
 
 
 def multiply_adds(results: Results) -> Table:
-    """G multiply-adds of a clip of 64 frames: those of the floor, and what our networks need."""
+    """G multiply-adds for a clip of 64 frames: published (used for the floor) and ours."""
     counted = results.get("multiply_adds", {})
     return [
         {"stream": stream, "as published": f"{published / 1e9:.1f}", "ours": f"{counted[stream] / 1e9:.1f}"}
@@ -119,7 +119,7 @@ def multiply_adds(results: Results) -> Table:
 
 
 def summary(result: Result) -> str:
-    """One row's result in a few words, for progress lines."""
+    """A short form of one row's result, for progress lines."""
     if "failed" in result:
         return result["failed"]
     return ", ".join(f"{key} {value:.4g}" for key, value in result.items())

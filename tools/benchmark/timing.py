@@ -1,4 +1,4 @@
-"""How the benchmark measures: medians of seconds, peak memory, and the machine's own rate as the floor."""
+"""Benchmark measurements: median seconds, peak memory, and the machine's rate for the floor."""
 
 import os
 import platform
@@ -13,16 +13,16 @@ from typing import Any
 
 import torch
 
-SIDE = 2048  # of the square matrices whose product gives the machine's rate
+SIDE = 2048  # of the square matrices whose product measures the machine's rate
 Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a row is measured, and whether in a hurry.
+    """Device and size of the measurements.
 
     Attributes:
-        threads: of PyTorch; None for its own choice.
+        threads: Number of PyTorch threads; None for PyTorch's default.
     """
 
     device: torch.device
@@ -33,9 +33,9 @@ class Setting:
 def median_seconds(
     setting: Setting, *works: Callable[[], object], least: int = 3, most: int = 25, budget: float = 8.0
 ) -> list[float]:
-    """Median seconds of each of the `works`, which take turns, after one call of each to warm up.
+    """Median seconds of each of `works`, which alternate in rounds after one warm-up call each.
 
-    Rounds go on until they fill `budget` seconds, but there are at least `least` and at most `most` of them.
+    Rounds continue for `budget` seconds, but at least `least` and at most `most` times.
     """
     if setting.quick:
         least, budget = min(least, 2), budget / 8
@@ -57,26 +57,26 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def matrix_rate(setting: Setting) -> float:
-    """Floating-point operations per second of a product of float32 matrices, the best this device does for us."""
+    """Floating-point operations per second of a float32 matrix product, the reference rate of this device."""
     a, out = torch.rand(SIDE, SIDE, device=setting.device), torch.empty(SIDE, SIDE, device=setting.device)
     (seconds,) = median_seconds(setting, lambda: torch.mm(a, a, out=out), least=5, budget=1.0)
     return 2 * SIDE**3 / seconds
 
 
 def peak_gigabytes(device: torch.device) -> float:
-    """Peak memory in 1e9 bytes: tensors on a GPU; on a CPU the whole process, PyTorch's 0.5 GB of code included."""
+    """Peak memory in 1e9 bytes: of tensors on a GPU; of the process on a CPU, including 0.5 GB of PyTorch code."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return resident_gigabytes(resource.getrusage(resource.RUSAGE_SELF))
 
 
 def resident_gigabytes(usage: resource.struct_rusage) -> float:
-    """Peak memory of a whole process in 1e9 bytes."""
+    """Peak memory of a process in 1e9 bytes."""
     return usage.ru_maxrss * (1 if platform.system() == "Darwin" else 1024) / 1e9  # Linux counts in KiB
 
 
 def machine(setting: Setting) -> dict[str, Any]:
-    """What the figures depend on. `load` is of the last minute: beyond what this process takes, others were busy."""
+    """The environment of the measurements. `load` covers the last minute and includes other processes."""
     info = Path("/proc/cpuinfo")
     name = re.search(r"model name\s*: (.*)", info.read_text()) if info.is_file() else None
     return {

@@ -1,1 +1,1 @@
-"""The scores of two runs side by side: `python -m tools.compare`."""
+"""Compare the scores of several runs: `python -m tools.compare`."""

@@ -1,4 +1,4 @@
-"""What `tools.compare` prints, in percent, and writes as CSV and JSON, in fractions."""
+"""The output of `tools.compare`: percent on the console, fractions in CSV and JSON."""
 
 import csv
 from collections import defaultdict
@@ -13,7 +13,7 @@ from eval.bootstrap import Sampled, percentile_interval
 from tools.compare.rules import Scored
 from tools.tables import format_table
 
-SHOWN = 10  # classes on the console
+SHOWN = 10  # number of classes on the console
 COLUMNS = ("rule", "predictions", "class", "name", "positives", "AP", "low", "high",
            "difference", "difference_low", "difference_high")  # fmt: skip
 
@@ -22,7 +22,7 @@ COLUMNS = ("rule", "predictions", "class", "name", "positives", "AP", "low", "hi
 
 
 def summary(scored: Sequence[Scored]) -> str:
-    """The means: a row for each rule and mean, a column for each file and each difference to the first."""
+    """Format the means: a row per rule and mean, a column per file and per difference from the first."""
     letters = {s.letter: s.path for s in scored}
     first, *others = letters
     columns = ["", first, *others, *(f"{letter} - {first}" for letter in others)]
@@ -38,7 +38,7 @@ def summary(scored: Sequence[Scored]) -> str:
 
 
 def shown(sampled: Sampled) -> str:
-    """`25.10 [24.20, 26.03]` in percent; a star where the interval of a difference leaves out 0."""
+    """`25.10 [24.20, 26.03]` in percent, with a star if the interval of a difference excludes 0."""
     low, high = sampled.interval()
     if np.isnan(sampled.value):
         return "undefined"
@@ -48,7 +48,7 @@ def shown(sampled: Sampled) -> str:
 
 
 def by_class(scored: Sequence[Scored], names: Sequence[str]) -> Iterator[str]:
-    """Lines for some classes, by the first rule: the largest differences, or of one file the best and the worst."""
+    """Yield lines for classes by the first rule: the largest differences, or for one file the best and worst."""
     first, *others = (s for s in scored if s.rule == scored[0].rule)
     titles = [f"{name} ({positives} positives)" for name, positives in zip(names, first.positives, strict=True)]
     AP = first.scores["AP"]
@@ -66,7 +66,7 @@ def by_class(scored: Sequence[Scored], names: Sequence[str]) -> Iterator[str]:
         low, high = difference.interval()
         yield (
             f"  95% interval above 0 for {int((low > 0).sum())} classes, below 0 for {int((high < 0).sum())}; "
-            f"of {len(names)} classes about {round(0.05 * len(names))} would be outside by chance"
+            f"by chance, about {round(0.05 * len(names))} of {len(names)} would exclude 0"
         )
 
 
@@ -74,7 +74,7 @@ def by_class(scored: Sequence[Scored], names: Sequence[str]) -> Iterator[str]:
 
 
 def write_csv(path: Path, scored: Sequence[Scored], names: Sequence[str]) -> None:
-    """One line for each rule, file and class; differences are to the first file. Undefined values are empty."""
+    """Write one line per rule, file and class. Differences are from the first file. Undefined values are empty."""
     with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
         table.writeheader()
@@ -87,7 +87,7 @@ def write_csv(path: Path, scored: Sequence[Scored], names: Sequence[str]) -> Non
 
 
 def write_comparison(path: Path, scored: Sequence[Scored], names: Sequence[str], about: Mapping[str, object]) -> None:
-    """A JSON file of everything but the resamples; undefined values are null."""
+    """Write all results except the resamples as JSON. Undefined values are null."""
     predictions, differences = defaultdict[str, dict[str, Any]](dict), defaultdict[str, dict[str, Any]](dict)
     for s in scored:
         about_videos = {
@@ -104,17 +104,17 @@ def write_comparison(path: Path, scored: Sequence[Scored], names: Sequence[str],
 
 
 def _estimates(scores: Mapping[str, Sampled]) -> dict[str, dict[str, Any]]:
-    """{name: {"value", "low", "high"}}: numbers, those of "AP" lists over the classes."""
+    """{name: {"value", "low", "high"}}: numbers, or lists over the classes for "AP"."""
     estimates = {}
     for name, sampled in scores.items():
         low, high = sampled.interval()
         numbers = {"value": sampled.value, "low": low, "high": high}
-        if sampled.is_mean:  # for who compares with other tools
+        if sampled.is_mean:  # for comparison with other tools
             numbers["percentile_low"], numbers["percentile_high"] = percentile_interval(sampled.resamples)
         estimates[name] = {key: _numbers(value) for key, value in numbers.items()}
     return estimates
 
 
 def _numbers(values: np.ndarray) -> Any:
-    """A number, or a list of them, as `tolist` has it; None for NaN."""
+    """A number or list of numbers, as from `tolist`, with None for NaN."""
     return np.where(np.isnan(values), np.array(None), values).tolist()

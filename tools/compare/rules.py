@@ -1,10 +1,10 @@
-"""What `tools.compare` scores: prediction files by every rule that they allow, with bootstrap over the same videos.
+"""Score prediction files by every applicable rule, with a bootstrap over the same videos.
 
 Rules and the files that they need:
 
     official     a submission `id frame score ...`, frames 1..25        eval.charades_localize
     video level  the same                                               eval.video_level
-    released     released.txt, and the numbers of frames of its videos  eval.per_frame
+    released     released.txt, and the number of frames of each video   eval.per_frame
     dense        an .npz file of the scores of all steps                eval.dense
 """
 
@@ -27,12 +27,12 @@ from eval.charades_localize import Truth, check_classes, read_predictions
 from eval.per_frame import released_frames
 from eval.submission import FRAMES_PER_VIDEO
 
-COUNTS_ZERO = ("released", "dense")  # rules by which a class without positives counts as AP 0
-FOLDER = "give a stage's folder, as RUN/coarse"
+COUNTS_ZERO = ("released", "dense")  # rules that count a class without positives as AP 0
+FOLDER = "give a stage folder, such as RUN/coarse"
 
 
 class Rows(NamedTuple):
-    """What a rule ranks: of each video, in the ground truth's order, scores and labels (F,C)."""
+    """Inputs of a rule: scores and labels (F,C) per video, in the order of the ground truth."""
 
     videos: list[str]
     scores: list[np.ndarray]
@@ -41,15 +41,15 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class Scored:
-    """One prediction file by one rule.
+    """One prediction file scored by one rule.
 
     Attributes:
-        path: As the user gave it; `letter` stands for it in tables.
-        videos: How many the rule scores.
-        positives: (C,)
-        scores: "AP" of each class, and the means by name: "..._defined" where a class without positives leaves the
-            mean itself undefined.
-        differences: To the first file's scores by the same rule; none of the first file.
+        path: As given by the user; tables show `letter` instead.
+        videos: Number of videos scored by the rule.
+        positives: Number of positives (C,).
+        scores: "AP" of each class, and the means by name, with suffix "_defined" if a class without positives makes
+            the mean over all classes undefined.
+        differences: From the first file's scores by the same rule; empty for the first file.
     """
 
     path: str
@@ -65,7 +65,7 @@ class Scored:
 
 
 def prediction_files(path: Path) -> list[Path]:
-    """What may be scored of a stage's folder: official.txt, and if they are there released.txt and dense.npz."""
+    """The files of a stage folder to score: official.txt, and released.txt and dense.npz if they exist."""
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -73,19 +73,19 @@ def prediction_files(path: Path) -> list[Path]:
     folder = path / "predictions" if (path / "predictions").is_dir() else path
     official, *others = (folder / name for name in ("official.txt", "released.txt", "dense.npz"))
     if not official.is_file():
-        raise InputError(f"{path}: no predictions/official.txt in it; {FOLDER}")
+        raise InputError(f"{path}: contains no predictions/official.txt; {FOLDER}")
     return [official, *(file for file in others if file.is_file())]
 
 
 @dataclass
 class Reader:
-    """Reads prediction files of one ground truth.
+    """Reads prediction files for one ground truth.
 
     Attributes:
         truth: The test videos, read from `source`.
-        frames, stride: The videos' frames and the runs' stride, for rule "released", whose labels depend on both.
-        num_classes: As the first file has it; 0 before.
-        remarks: What is odd about the files, for the console.
+        frames, stride: Frame folder and data.stride of the runs, on which the labels of rule "released" depend.
+        num_classes: Number of classes in the first file; 0 before it is read.
+        remarks: Notes on unusual files, for the console.
     """
 
     truth: Mapping[str, Truth]
@@ -96,7 +96,7 @@ class Reader:
     remarks: list[str] = field(default_factory=list)
 
     def read(self, path: Path) -> dict[str, Rows]:
-        """{rule: Rows} of a prediction file or of a stage's folder."""
+        """Read a prediction file or stage folder as {rule: Rows}."""
         found: dict[str, Rows] = {}
         for file in prediction_files(path):
             if file.suffix.lower() == ".npz":
@@ -113,15 +113,15 @@ class Reader:
         return predictions
 
     def _check(self, path: Path, predictions: Mapping[str, object], num_classes: int) -> None:
-        """Whether the predictions fit the ground truth and the files before."""
+        """Check that the predictions match the ground truth and the files read so far."""
         if self.num_classes not in (0, num_classes):
-            raise InputError(f"{path}: {num_classes} scores a step where {self.num_classes} are expected")
+            raise InputError(f"{path}: {num_classes} scores per step, expected {self.num_classes}")
         unknown = [video for video in predictions if video not in self.truth]
         if len(unknown) == len(predictions):
-            raise InputError(f"{path}: none of its videos ({unknown[0]}, ...) is in {self.source}; are these a pair?")
+            raise InputError(f"{path}: none of its videos ({unknown[0]}, ...) is in {self.source}; do they match?")
         if unknown:
             self.remarks.append(f"{path}: {len(unknown)} videos not in the ground truth, ignored: {unknown[0]}, ...")
-        check_classes(self.truth, num_classes, f"{self.source} beside {path} (does --first_class fit?)")
+        check_classes(self.truth, num_classes, f"{self.source} with {path} (is --first_class correct?)")
         self.num_classes = num_classes
 
     def _whole(self, path: Path) -> dict[str, Rows]:
@@ -136,7 +136,7 @@ class Reader:
         return {"official": official, "video level": by_video}
 
     def _dense(self, path: Path) -> Rows:
-        """The videos of the file: how many steps another one would have is not known."""
+        """Rows for the file's videos only, since the number of steps of other videos is unknown."""
         steps = dense.read_steps(path)
         self._check(path, steps, next(iter(steps.values())).scores.shape[1])
         known = {video: actions for video, actions in self.truth.items() if video in steps}
@@ -146,23 +146,23 @@ class Reader:
         return Rows(list(known), *dense.rows(steps, known, self.num_classes))
 
     def _released(self, path: Path) -> Rows:
-        """The videos of the file, since training has written those that the rule scores."""
+        """Rows for the file's videos, since training writes exactly those that the rule scores."""
         predictions = self._submission(path)
         if self.frames is None:
-            raise InputError(f"{path}: rule released depends on the videos' numbers of frames; give --frames")
+            raise InputError(f"{path}: rule released needs the number of frames of each video; give --frames")
         videos = [video for video in self.truth if video in predictions]
         numbers = count_all_frames(self.frames, videos)
         scores, labels = [], []
         for video in videos:
             n, (actions, length) = numbers[video], self.truth[video]
             if not n:
-                raise InputError(f"{self.frames}: no frames of video {video}, which is in {path}")
+                raise InputError(f"{self.frames}: no frames for video {video}, which {path} contains")
             chosen = released_frames(min(n, video_length(n, self.stride) * self.stride))
             lines = int((~np.isneginf(predictions[video]).all(axis=1)).sum())
             if lines != len(chosen):
                 raise InputError(
-                    f"{path}: {lines} lines of video {video}, {len(chosen)} for the {n} frames that it has in "
-                    f"{self.frames}; is this a released.txt of these frames?"
+                    f"{path}: {lines} lines for video {video}, expected {len(chosen)} for its {n} frames in "
+                    f"{self.frames}; was this released.txt made from these frames?"
                 )
             scores.append(predictions[video][:lines])
             labels.append(dense.step_labels(actions, chosen * length / n, self.num_classes))
@@ -175,7 +175,7 @@ class Reader:
 def score_all(
     files: Mapping[str, Mapping[str, Rows]], truth: Iterable[str], *, resamples: int, seed: int
 ) -> list[Scored]:
-    """Score {path: {rule: Rows}}; all use the same resamples of the ground truth's videos."""
+    """Score {path: {rule: Rows}} on the same resamples of the ground truth's videos."""
     videos = list(truth)
     counts = dict(zip(videos, draw_counts(len(videos), resamples, seed), strict=True))
     scored: list[Scored] = []
@@ -198,11 +198,11 @@ def score_all(
 
 
 def means(rule: str, ap: np.ndarray, positives: np.ndarray) -> dict[str, np.ndarray]:
-    """The rule's means over the last axis of `ap` (...,C): over the classes with positives, or with the others as 0."""
+    """The rule's means over the last axis of `ap` (...,C). Classes without positives are excluded or count as 0."""
     zeroed = np.nan_to_num(ap)
     if rule in COUNTS_ZERO:
         return {"mAP": zeroed.mean(axis=-1)}
-    with np.errstate(invalid="ignore"):  # no positive of any class: 0 / 0
+    with np.errstate(invalid="ignore"):  # 0 / 0 if no class has positives
         found = {"mAP": zeroed.sum(axis=-1) / (~np.isnan(ap)).sum(axis=-1)}
         if rule == "official":
             found["wAP"] = (zeroed * positives).sum(axis=-1) / positives.sum(axis=-1)

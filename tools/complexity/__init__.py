@@ -1,1 +1,1 @@
-"""Multiply-adds and parameters of the networks: `python -m tools.complexity`."""
+"""Count multiply-adds and parameters of the networks: `python -m tools.complexity`."""

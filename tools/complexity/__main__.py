@@ -1,13 +1,13 @@
-"""Parameters and multiply-adds of both streams, part by part, and the points of the paper's figure 1 beside ours.
+"""Count the parameters and multiply-adds of both streams by module, and compare them with figure 1 of the paper.
 
     python -m tools.complexity
     python -m tools.complexity --config configs/charades.yaml --config configs/ablations/lateral.yaml --json counts.json
     python -m tools.complexity --model.variant XL --model.pool none
 
-One video in evaluation; norms, activations, sums and sampling are not counted. There are two settings: the lengths of
-stage 3 (Coarse T = 64, Fine T' = 128 clip frames) and equal lengths (T = T' = 128), which by all signs is what the
-figure counts. Where ours differs from the figure by more than 5% it is by fusion, which the published code computes
-at the stages' own sizes (`tools.complexity.count` says how): counted in that way ("as published"), ours agrees.
+Counts are for evaluating one video, without norms, activations, sums and sampling. There are two settings: the lengths
+of stage 3 (Coarse T = 64, Fine T' = 128 clip frames) and equal lengths (T = T' = 128), which is most likely what the
+figure counts. Differences of more than 5% are due to fusion, which the published code computes at the stages' own sizes
+(see `tools.complexity.count`). Counted that way ("as published"), our numbers agree.
 """
 
 import math
@@ -28,10 +28,10 @@ from tools.complexity.count import Count, count_coarse, count_fine, sides
 from tools.tables import format_table
 
 WORTH_A_WORD = 0.05
-LARGEST = 100_000  # pixels, frames, classes: beyond it PyTorch's own counts of elements overflow
+LARGEST = 100_000  # pixels, frames, classes: above it, PyTorch's element counts overflow
 PROG = "python -m tools.complexity"
-PUBLISHED = Config()  # the figure's setting
-POINTS = {  # of the paper's figure: G multiply-adds, read off to 2%; and the Coarse stream beside the Fine one, if any
+PUBLISHED = Config()  # setting of the figure
+POINTS = {  # of the paper's figure: G multiply-adds, read off to 2%, and the Coarse stream added to the Fine one
     "X3D": (38, None),
     "SlowFast_det": (54, Model(pool="stride", fusion="lateral")),
     "Coarse-Fine": (61, Model(pool="grid", fusion="multistage")),
@@ -41,7 +41,7 @@ POINTS = {  # of the paper's figure: G multiply-adds, read off to 2%; and the Co
 
 @dataclass(frozen=True)
 class Setting:
-    """Both streams at certain lengths, in clip frames."""
+    """Counts of both streams at given lengths, in clip frames."""
 
     name: str
     coarse_frames: int
@@ -53,11 +53,11 @@ class Setting:
 
 
 def count_settings(config: Config) -> list[Setting]:
-    """The lengths of stage 3, and equal ones."""
+    """Count both streams at the lengths of stage 3 and at equal lengths."""
     data = config.data
     for name in ("size", "clip_span", "fine_frames", "num_classes"):
         if (value := getattr(data, name) or 0) > LARGEST:
-            raise InputError(f"--data.{name} {value}: too large to count; at most {LARGEST}")
+            raise InputError(f"--data.{name} {value}: too large; use at most {LARGEST}")
     fine = count_fine(config, data.fine_frames)
     lengths = {"training": math.ceil(data.clip_span / data.stride), "equal lengths": data.fine_frames}
     return [
@@ -67,11 +67,11 @@ def count_settings(config: Config) -> list[Setting]:
 
 
 def table(config: Config, settings: Sequence[Setting]) -> str:
-    """Both streams, their parts and their sum; a column of G multiply-adds for each setting."""
+    """Format both streams, their modules and their sum, with a column of G multiply-adds per setting."""
     model = config.model
     title = (
         f"X3D-{model.variant}, {input_size(config)} px, {config.data.num_classes} classes, pool {model.pool}, "
-        f"fusion {model.fusion}: parameters, and G multiply-adds of one video"
+        f"fusion {model.fusion}: parameters and G multiply-adds for one video"
     )
     lengths = [f"{s.name}: T={s.coarse_frames}, T'={s.fine_frames}" for s in settings]
     rows: list[dict[str, str]] = []
@@ -92,7 +92,7 @@ def table(config: Config, settings: Sequence[Setting]) -> str:
         add_sums(f"{stream} stream", [[count] for count in counts])
         for part, parameters in counts[0].parameters.items():
             add(f"  {part}", f"{parameters:,}", [count.multiply_adds[part] for count in counts])
-    if model.fusion != "none":  # which does without the Fine stream
+    if model.fusion != "none":  # without fusion, the Fine stream is not used
         add_sums("both streams", [list(s.counts.values()) for s in settings])
     return f"{title}\n{format_table(rows, numbers=True)}"
 
@@ -101,7 +101,7 @@ def table(config: Config, settings: Sequence[Setting]) -> str:
 
 
 def count_points() -> list[dict[str, Any]]:
-    """Each of the paper's points beside ours at equal lengths, in G."""
+    """The points of the paper's figure and ours at equal lengths, in G."""
     frames = PUBLISHED.data.fine_frames
     fine, points = count_fine(PUBLISHED, frames), []
     for name, (paper, coarse) in POINTS.items():
@@ -112,7 +112,7 @@ def count_points() -> list[dict[str, Any]]:
 
 
 def comparison(points: Sequence[dict[str, Any]]) -> str:
-    """A row for each point, with a star at a difference of more than 5%."""
+    """Format a row per point, with a star for differences of more than 5%."""
     rows = []
     for point in points:
         published, ours = (point[key] / point["paper"] - 1 for key in ("as_published", "ours"))
@@ -131,7 +131,7 @@ def comparison(points: Sequence[dict[str, Any]]) -> str:
         [
             f"The paper's figure 1, G multiply-adds (X3D-{variant}, {input_size(PUBLISHED)} px, T=T'={frames})",
             format_table(rows, numbers=True),
-            f"* fusion is computed on the 7x7 grid here, at {sizes} px in the published code, with equal results",
+            f"* fusion is computed on the 7x7 grid here and at {sizes} px in the published code, with equal results",
         ]
     )
 
@@ -140,17 +140,17 @@ def comparison(points: Sequence[dict[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print both tables; 1 or 2 with one line on stderr where a file or an option is wrong."""
+    """Print both tables. Returns 1 or exits with 2, with one line on stderr, if a file or an option is wrong."""
     parser = Parser(prog=PROG, description=None, add_help=False)
     parser.add_argument("--json", metavar="FILE", type=Path)
-    given, options = parser.parse_known_args(argv)  # the rest are options of an experiment
+    given, options = parser.parse_known_args(argv)  # the rest are configuration options
     description = f"{__doc__.partition('.')[0]}. --json FILE writes the numbers to a file; -gpu has no effect."
     config = parse(options, prog=PROG, description=description).config
     return exit_status(PROG, lambda: run(config, given.json))
 
 
 def run(config: Config, json_file: Path | None) -> None:
-    """Count, print and write."""
+    """Count, print and write the results."""
     check_outputs([json_file] if json_file else [])
     settings, points = count_settings(config), count_points()
     print(f"{table(config, settings)}\n\n{comparison(points)}")

@@ -1,11 +1,11 @@
-"""Counting a network's parameters and multiply-adds, by part, as it computes and as the published code does.
+"""Count the parameters and multiply-adds of a network by module, as computed here and in the published code.
 
-PyTorch's counter watches one evaluated video of tensors without contents (FakeTensorMode), so nothing is computed. It
-sees convolutions, linear layers and products of matrices; two of its flops are one multiply-add.
+PyTorch's counter runs on one evaluated video of fake tensors (FakeTensorMode), so nothing is computed. It counts
+convolutions, linear layers and matrix products. Two of its flops are one multiply-add.
 
-The published code computes Multi-stage Fusion at the stages' own sizes: level l, and what mixes the levels for stage l,
+The published code computes Multi-stage Fusion at the stages' own sizes: level l, and the mixing of levels for stage l,
 at the size of stage l (56, 28, 14 and 7 px for an input of 224). Here both are computed on the 7x7 grid, with equal
-results, and its sums over time, there element by element and so not counted, are products of matrices.
+results. Sums over time are matrix products here, but element-wise and therefore not counted in the published code.
 """
 
 import math
@@ -24,13 +24,13 @@ from engine.networks import build_coarse, build_fine
 from models.fusion import GRID, FeatureFusion
 from models.x3d import VARIANTS
 
-LABELS = {"grid_pool": "Grid Pool", "logit_fusion": "fusion of logits"}  # other parts go by their names
-ALIGNMENT = "sums over time"  # the matrix products that belong to no layer
+LABELS = {"grid_pool": "Grid Pool", "logit_fusion": "fusion of logits"}  # other modules keep their names
+ALIGNMENT = "sums over time"  # the matrix products outside of layers
 
 
 @dataclass(frozen=True)
 class Count:
-    """Of one network on one video: by part, and the multiply-adds of the published code in all."""
+    """Counts of one network on one video: by module, and the total multiply-adds of the published code."""
 
     parameters: dict[str, int]
     multiply_adds: dict[str, int]
@@ -38,19 +38,19 @@ class Count:
 
     @property
     def total(self) -> int:
-        """Multiply-adds as computed here."""
+        """Total multiply-adds as computed here."""
         return sum(self.multiply_adds.values())
 
 
 def count_fine(config: Config, frames: int) -> Count:
-    """The Fine stream on T' = `frames` clip frames."""
+    """Count the Fine stream on T' = `frames` clip frames."""
     size = input_size(config)
     with FakeTensorMode():
         return count(build_fine(config), (torch.empty(1, 3, frames, size, size),), size)
 
 
 def count_coarse(config: Config, frames: int, fine_frames: int) -> Count:
-    """The Coarse stream on T = `frames` clip frames and the features of T' = `fine_frames`."""
+    """Count the Coarse stream on T = `frames` clip frames and the features of T' = `fine_frames`."""
     size, channels = input_size(config), VARIANTS[config.model.variant].feature_channels
     with FakeTensorMode():
         features = {level: torch.empty(1, C, fine_frames, GRID, GRID) for level, C in channels.items()}
@@ -59,7 +59,7 @@ def count_coarse(config: Config, frames: int, fine_frames: int) -> Count:
 
 
 def count(net: nn.Module, inputs: tuple[Tensor | dict[str, Tensor], ...], size: int) -> Count:
-    """Of any network on such inputs of `size` pixels; both without contents."""
+    """Count any network on inputs of `size` pixels, both built in FakeTensorMode."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net.eval()(*inputs)
     flops = counter.get_flop_counts()
@@ -83,22 +83,22 @@ def count(net: nn.Module, inputs: tuple[Tensor | dict[str, Tensor], ...], size: 
 
 
 def part_of(name: str) -> str:
-    """The table's row for a module of this name."""
+    """The table row of the module with this name."""
     top, _, below = name.removeprefix("backbone.").partition(".")
     return f"stage {int(below.split('.')[0]) + 1}" if top == "stages" and below else LABELS.get(top, top)
 
 
 def published_factor(name: str, size: int) -> float:
-    """How many times the multiply-adds of this layer the published code needs."""
+    """Multiply-adds of this layer in the published code, relative to ours."""
     level = re.match(r"fusion\.levels\.layer(\d)\.", name)
     stage = re.match(r"fusion\.stages\.(\d)\.", name)
     if level:
         return (sides(size)[int(level[1]) - 1] / GRID) ** 2
-    if stage and sides(size)[int(stage[1])] % GRID == 0:  # else it is computed at the stage's size here too
+    if stage and sides(size)[int(stage[1])] % GRID == 0:  # otherwise computed at the stage's size here too
         return (sides(size)[int(stage[1])] / GRID) ** 2
     return 1
 
 
 def sides(size: int) -> list[int]:
-    """Height and width at each stage's output: the stem and each stage halve, rounding up."""
+    """Height (and width) of each stage's output: the stem and each stage halve it, rounding up."""
     return [math.ceil(size / 2 ** (stage + 2)) for stage in range(4)]

@@ -1,1 +1,1 @@
-"""A run on one page: `python -m tools.report`."""
+"""Write a report of a run as one HTML page: `python -m tools.report`."""

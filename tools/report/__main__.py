@@ -1,9 +1,9 @@
-"""A run as one HTML file to look at: curves, metrics, every class, and chosen test videos along their time.
+"""Write a report of a run as one HTML file: curves, metrics, every class, and timelines of selected test videos.
 
     python -m tools.report RUN_DIR [--videos ID,...] [--output report.html] [--config FILE]
 
-RUN_DIR is the folder that holds fine/ and coarse/, or one of them; the run may be unfinished. The file stands alone: it
-needs no network and no other file. `data` reads the run, `videos` the videos; `page` makes the page.
+RUN_DIR is the folder that contains fine/, coarse/ or both. The run may be unfinished. The file is self-contained and
+works offline. `data` reads the run, `videos` the videos, and `page` creates the page.
 """
 
 import sys
@@ -20,22 +20,22 @@ from tools.report.videos import read_videos
 
 
 def report(folder: Path, *, videos: list[str] | None = None, config: Path | None = None) -> str:
-    """The page of the run in `folder`.
+    """Create the page of the run in `folder`.
 
     Args:
-        videos: Ids of the test videos to show; without them the best, the median and the worst predicted one.
-        config: Configuration file for a run that has none, since it was only evaluated.
+        videos: Ids of the test videos to show; by default those with the best, median and worst predictions.
+        config: Configuration file for a run without one, which was only evaluated.
     """
     run, notes = read_run(folder, config), []
     truth = {}
     if run.config is None:
         names = read_class_names(None, next(iter(run.scored.scores.values())).shape[1] if run.scored else 0)
-        notes.append("This run has no config.yaml, so neither videos nor numbers of positives; --config names one.")
+        notes.append("This run has no config.yaml, so videos and positives are not shown. Pass one with --config.")
     else:
         try:
             truth = read_truth(run.config)
         except (InputError, OSError) as error:
-            notes.append(f"Without ground truth neither videos nor numbers of positives are shown: {error}")
+            notes.append(f"No ground truth, so videos and positives are not shown: {error}")
         names, note = class_names_or_numbers(run.config)
         notes += [note] if note else []
     shown = read_videos(run, run.config, truth, videos) if run.config and truth else []
@@ -43,19 +43,19 @@ def report(folder: Path, *, videos: list[str] | None = None, config: Path | None
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the report and print its path; 1 with one line on stderr where the run cannot be read."""
-    parser = Parser(prog="python -m tools.report", description="A run as one HTML file.")
-    parser.add_argument("run", metavar="RUN_DIR", type=Path, help="the run's folder, such as runs/charades")
+    """Write the report and print its path. Returns 1 with one line on stderr if the run cannot be read."""
+    parser = Parser(prog="python -m tools.report", description="Write a report of a run as one HTML file.")
+    parser.add_argument("run", metavar="RUN_DIR", type=Path, help="run folder, such as runs/charades")
     parser.add_argument(
         "--videos", metavar="ID,...", type=lambda text: [video for video in text.split(",") if video],
-        help="test videos to show (default: the best, the median and the worst predicted one)",
+        help="test videos to show (default: those with the best, median and worst predictions)",
     )  # fmt: skip
-    parser.add_argument("--output", metavar="HTML", type=Path, help="the file (default: RUN_DIR/report.html)")
+    parser.add_argument("--output", metavar="HTML", type=Path, help="output file (default: RUN_DIR/report.html)")
     parser.add_argument("--config", metavar="FILE", type=Path, help="configuration of a run that was only evaluated")
     args = parser.parse_args(argv)
     output = args.output or args.run / "report.html"
     if output.suffix != ".html":
-        parser.error(f"--output {output}: a name that ends in .html")
+        parser.error(f"--output {output}: must end in .html")
 
     def work() -> None:
         if args.output:

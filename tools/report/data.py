@@ -1,8 +1,8 @@
-"""What a run folder tells about itself, for `tools.report`: both training stages, finished, under way or absent.
+"""Read a run folder for `tools.report`: both training stages, finished, in progress or absent.
 
-Only what the stages write is read: `metrics.jsonl`, `metrics.json`, `config.yaml`, `predictions/`, and what the best
-checkpoint says of itself. Whatever is not there yet is None or empty; what is damaged is an InputError, but for the
-last line of a `metrics.jsonl` whose run was killed while writing it: that line is left out, and a note says so.
+Only files written by the stages are read: `metrics.jsonl`, `metrics.json`, `config.yaml`, `predictions/`, and metadata
+of the best checkpoint. Missing files result in None or empty values, damaged files in an InputError. One exception: an
+incomplete last line of `metrics.jsonl`, from a run that was killed while writing it, is skipped with a note.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from tools.runs import STREAMS, read_json, read_metrics
 
 
 class Line(BaseModel, extra="allow"):
-    """What every line of a metrics.jsonl has among others."""
+    """The keys that every line of a metrics.jsonl contains."""
 
     event: str
     epoch: float
@@ -35,13 +35,13 @@ class StageRecord:
     """One training stage of a run.
 
     Attributes:
-        lines: Of metrics.jsonl, in order.
-        metrics: Of the best validation or the latest --eval_only.
-        scores: {video: (25,C)} of predictions/official.txt, -inf where it has no line; empty without the file.
-        every_frame: predictions/dense.npz, where the run has written it.
-        chosen: {video: frames that Grid Pool chose}, video frames counted from 1.
-        best: What `best.pt` says of itself: epochs and steps done, the code's version, its configuration's checksum.
-        started, updated: When the first process of the run began, and when the last line was written.
+        lines: Lines of metrics.jsonl, in order.
+        metrics: Metrics of the best validation or the latest --eval_only.
+        scores: {video: (25,C)} from predictions/official.txt, -inf for missing lines; empty without the file.
+        every_frame: Path of predictions/dense.npz, if the run has written it.
+        chosen: {video: frames selected by Grid Pool}, as video frames counted from 1.
+        best: Metadata of `best.pt`: epochs and steps done, version of the code, checksum of the configuration.
+        started, updated: When the first process of the run started, and when the last line was written.
     """
 
     key: str
@@ -63,7 +63,7 @@ class StageRecord:
 
     @property
     def status(self) -> str:
-        """How far training is, in a few words."""
+        """A short description of the training progress."""
         if not self.lines:
             return "evaluated only" if self.metrics else "no epoch finished yet"
         epoch, step = self.lines[-1]["epoch"], self.lines[-1]["step"]
@@ -77,14 +77,14 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run: its stages in order, one at least."""
+    """A run with its stages in order, at least one."""
 
     folder: Path
     stages: list[StageRecord]
 
     @property
     def config(self) -> Config | None:
-        """The last stage's that has one; None for a run that was evaluated only."""
+        """The configuration of the last stage that has one; None for a run that was only evaluated."""
         return next((stage.config for stage in reversed(self.stages) if stage.config), None)
 
     @property
@@ -94,13 +94,13 @@ class RunRecord:
 
 
 def read_run(folder: Path, config: Path | None = None) -> RunRecord:
-    """Everything there is to report of the run in `folder`; `config` stands in where a stage has no config.yaml."""
+    """Read the run in `folder`. `config` is used for stages without a config.yaml."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give the folder of a run, such as runs/charades")
+        raise InputError(f"{folder}: no such folder; give a run folder, such as runs/charades")
     present = [key for key in STREAMS if (folder / key).is_dir()]
     if not present:
         inside = folder.name in STREAMS and (folder / "metrics.jsonl").is_file()
-        remedy = f"give the run's folder, {folder.parent}" if inside else "give the folder of a run, as runs/charades"
+        remedy = f"give the run's folder, {folder.parent}" if inside else "give a run folder, such as runs/charades"
         raise InputError(f"{folder}: not a run: it has neither {' nor '.join(f'{key}/' for key in STREAMS)}; {remedy}")
     given = load(config) if config else None
     return RunRecord(folder, [read_stage(folder, key, given) for key in present])
@@ -140,12 +140,12 @@ T = TypeVar("T")
 
 
 def if_there(path: Path, read: Callable[[Path], T]) -> T | None:
-    """What the file holds; None without the file."""
+    """The result of `read`; None if the file does not exist."""
     return read(path) if path.is_file() else None
 
 
 def read_log(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The lines of a metrics.jsonl, none without the file, and a note where its last one is left out."""
+    """The lines of a metrics.jsonl, if it exists, and a note if an incomplete last line was skipped."""
     texts = path.read_bytes().splitlines() if path.is_file() else []
     lines = []
     for number, text in enumerate(texts, start=1):
@@ -153,8 +153,8 @@ def read_log(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
             lines.append(Line.model_validate_json(text).model_dump())
         except ValidationError:
             if number < len(texts):
-                raise InputError(f"{path}:{number}: damaged: not a line of a run's record; remove this line") from None
-            return lines, [f"{path.name}: its last line, number {number}, is incomplete and left out"]
+                raise InputError(f"{path}:{number}: damaged line; remove it") from None
+            return lines, [f"{path.name}: its last line (line {number}) is incomplete and was skipped"]
     return lines, []
 
 

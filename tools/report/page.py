@@ -1,8 +1,8 @@
-"""From the records of a run to one HTML file: the values as JSON, and a page that draws them.
+"""Create one HTML file from the records of a run: the values as JSON, and a page that draws them.
 
-The page is `files/`: plain HTML, CSS and JavaScript, put together here. It loads nothing, and its content policy
-allows only the script and the style that it was made with. Names and ids reach it as JSON alone and become text there,
-so whatever they contain stays text.
+The page is assembled from plain HTML, CSS and JavaScript in `files/`. It loads nothing, and its content security policy
+allows only its own script and style. Names and ids are passed only as JSON and inserted only as text, so markup in them
+has no effect.
 """
 
 import base64
@@ -24,13 +24,13 @@ FILES = Path(__file__).with_name("files")
 SCRIPTS = ("elements.js", "curves.js", "results.js", "classes.js", "videos.js", "page.js")
 POOLS = {"grid": "Grid Pool", "avg": "average pooling", "max": "maximum pooling", "stride": "every fourth frame",
          "none": "no temporal pooling"}  # fmt: skip
-FUSIONS = {"multistage": "multi-stage fusion", "per_stage": "fusion stage by stage",
+FUSIONS = {"multistage": "multi-stage fusion", "per_stage": "per-stage fusion",
            "lateral": "lateral concatenation", "none": "no fusion"}  # fmt: skip
 RULES = ("official", "released", "frames")
 
 
 def render(values: Mapping[str, Any]) -> str:
-    """The whole page around `values`, which must be JSON without NaN."""
+    """Render the page with `values`, which must be JSON without NaN."""
     script = '"use strict";\n' + "\n".join((FILES / name).read_text(encoding="utf-8") for name in SCRIPTS)
     style = (FILES / "page.css").read_text(encoding="utf-8")
     page = (FILES / "page.html").read_text(encoding="utf-8")
@@ -45,13 +45,13 @@ def render(values: Mapping[str, Any]) -> str:
 
 
 def inline_json(values: Mapping[str, Any]) -> str:
-    """JSON that can stand within a script element: nothing in it ends the element or opens a comment."""
+    """JSON that is safe in a script element: it cannot end the element or open a comment."""
     text = json.dumps(values, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def policy_hash(text: str) -> str:
-    """How a content security policy names an inline script or style."""
+    """The hash by which a content security policy identifies an inline script or style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
@@ -66,7 +66,7 @@ def page_values(
     videos: Sequence[Mapping[str, Any]],
     notes: Sequence[str],
 ) -> dict[str, Any]:
-    """What the page shows, in the form that its scripts read."""
+    """The values shown by the page, in the form that its scripts read."""
     return {
         "name": run.config.run.name if run.config else run.folder.resolve().name,
         "folder": str(run.folder),
@@ -81,7 +81,7 @@ def page_values(
 
 
 def summary(config: Config, truth: Mapping[str, Truth]) -> list[tuple[str, str]]:
-    """The configuration in a few lines: (what, which)."""
+    """The main settings of the configuration: (title, value)."""
     data, model = config.data, config.model
     tested = f", {len(truth):,} test videos" if truth else ""
     return [
@@ -115,7 +115,7 @@ def training_summary(stage: StageRecord) -> str:
         return ""
     options = getattr(stage.config, stage.key)
     rounds = ", ".join(map(str, options.milestones))
-    falls = f"times {options.lr_decay:g} after round{'s' * (len(options.milestones) > 1)} {rounds}"
+    falls = f"multiplied by {options.lr_decay:g} after round{'s' * (len(options.milestones) > 1)} {rounds}"
     start = "random weights" if options.init == FROM_SCRATCH else options.init
     return (
         f"batch {options.batch_size}, learning rate {options.lr:g}{', ' + falls if rounds else ''}; "
@@ -128,7 +128,7 @@ def without_classes(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def class_rows(run: RunRecord, names: Sequence[str], truth: Mapping[str, Truth]) -> list[dict[str, Any]]:
-    """A row of the table for each class: positives and share among the official frames, AP by rule and stage."""
+    """A table row per class: positives and their share of the official frames, AP by rule and stage."""
     metrics = {stage.key: stage.metrics for stage in run.stages if stage.metrics}
     rules = [rule for rule in RULES if any(values.get(f"AP_{rule}") for values in metrics.values())]
     if not rules:

@@ -1,8 +1,8 @@
-"""Chosen test videos for `tools.report`: film strip, ground truth, scores, Grid Pool's frames, Gaussian weights.
+"""Selected test videos for `tools.report`: film strip, ground truth, scores, Grid Pool's frames, Gaussian weights.
 
-Everything is placed in seconds. Video frame f (from 1) is at (f - 1) / n of the duration, as for the labels; official
-frame j of 25 stands for (j - 1) / 25 of it and is shown from there to the next. Where a run has written the scores of
-every frame, these are shown.
+All positions are in seconds. Video frame f (from 1) is at (f - 1) / n of the duration, as for the labels. Official
+frame j of 25 is at (j - 1) / 25 of the duration and is shown until the next one. If a run has written the scores of
+every frame, these are shown instead.
 """
 
 import base64
@@ -28,15 +28,15 @@ from models.alignment import gaussian_weights
 from models.pooling import RATIO
 from tools.report.data import RunRecord, StageRecord
 
-TIMES = 3  # digits of seconds on the page
+TIMES = 3  # decimal places of seconds on the page
 STRIP_FRAMES = 12
-STRIP_HEIGHT, JPEG_QUALITY = 120, 72  # pixels: enough for a sharp strip on a dense screen
-MOST_STEPS = 400  # of a score along a video: of more, every second, third, ... frame is shown
-FALSE_CLASSES = 4  # classes shown that a video does not have: those with the highest scores
+STRIP_HEIGHT, JPEG_QUALITY = 120, 72  # height in pixels, sharp on a high-density screen
+MOST_STEPS = 400  # per video; with more, every second, third, ... frame is shown
+FALSE_CLASSES = 4  # number of absent classes shown: those with the highest scores
 
 
 def rounded(value: float | None, digits: int) -> float | None:
-    """A number for JSON; None for what is none, or not finite."""
+    """Round a number for JSON; None if it is missing or not finite."""
     return None if value is None or not math.isfinite(value) else round(float(value), digits)
 
 
@@ -46,20 +46,20 @@ def rounded(value: float | None, digits: int) -> float | None:
 def read_videos(
     run: RunRecord, config: Config, truth: Mapping[str, Truth], asked: Sequence[str] | None
 ) -> list[dict[str, Any]]:
-    """The videos to show; of a video without a length there is no time axis."""
+    """Read the videos to show. Videos of unknown duration are excluded, since they have no time axis."""
     timed = {video: known for video, known in truth.items() if known.length > 0}
     for video in asked or []:
         if video not in timed:
             remedy = f"; one is {next(iter(timed))}" if timed else ""
-            raise InputError(f"--videos {video}: no test video of this run with a length{remedy}")
-    chosen = choose(run, timed) if asked is None else dict.fromkeys(asked, "Asked for")
+            raise InputError(f"--videos {video}: not a test video of this run with a known duration{remedy}")
+    chosen = choose(run, timed) if asked is None else dict.fromkeys(asked, "Requested")
     return [read_video(run, config, video, why, timed[video]) for video, why in chosen.items()]
 
 
 def choose(run: RunRecord, truth: Mapping[str, Truth]) -> dict[str, str]:
-    """{video: why}: the best, the median and the worst predicted test video, by AP over all scores of a video.
+    """{video: reason} for the test videos with the best, median and worst predictions, by AP over all their scores.
 
-    Without predictions, the first video that has activities.
+    Without predictions, the first video with activities.
     """
     if run.scored is None:
         return dict.fromkeys([v for v, known in truth.items() if known.actions][:1], "First test video")
@@ -69,18 +69,18 @@ def choose(run: RunRecord, truth: Mapping[str, Truth]) -> dict[str, str]:
     if not ranked:
         return {}
     worst, median, best = ranked[-1], ranked[(len(ranked) - 1) // 2], ranked[0]
-    reasons = {worst: "Worst predicted", median: "Median"} | {best: "Best predicted"}  # of few videos one is several
+    reasons = {worst: "Worst prediction", median: "Median"} | {best: "Best prediction"}  # may coincide
     return {video: reasons[video] for video in (best, median, worst)}
 
 
 def video_precision(scores: np.ndarray, truth: Truth) -> float:
-    """AP over the scores (25,C) of a video taken as one list; NaN without a positive."""
+    """AP over the scores (25,C) of a video as a single list; NaN without positives."""
     labels = frame_labels(*truth, scores.shape[1])
     return float(average_precision(scores.reshape(-1, 1), labels.reshape(-1, 1))[0])
 
 
 def shown_classes(actions: Sequence[tuple[int, float, float]], scores: Mapping[str, np.ndarray]) -> list[int]:
-    """A video's own classes in the order of their first action, then those wrongly scored highest."""
+    """The classes of a video in the order of their first action, then absent classes with the highest scores."""
     own = list(dict.fromkeys(label for label, _, _ in sorted(actions, key=lambda action: (action[1], action[0]))))
     if not scores:
         return own
@@ -93,18 +93,18 @@ def shown_classes(actions: Sequence[tuple[int, float, float]], scores: Mapping[s
 
 
 def read_video(run: RunRecord, config: Config, video: str, why: str, truth: Truth) -> dict[str, Any]:
-    """All there is to show of one video, in the form that the page's scripts read; what is not there becomes a note."""
+    """The values shown for one video, in the form that the page's scripts read. Notes list what is missing."""
     predicted = [stage for stage in run.stages if video in stage.scores]
     scores = {stage.key: stage.scores[video] for stage in predicted}
     classes = shown_classes(truth.actions, scores)
     n, strip, notes = film_strip(Path(config.data.frames), video, truth.length)
-    notes += [f"{stage.title}: no predictions of this video." for stage in run.stages
+    notes += [f"{stage.title}: no predictions for this video." for stage in run.stages
               if stage.scores and stage not in predicted]  # fmt: skip
 
     places = next((stage.chosen[video] for stage in reversed(run.stages) if video in stage.chosen), [])
     stride = config.data.stride
     T = video_length(n, stride) if n else round((max(places, default=1) - 1) / stride) + 1
-    per_frame = truth.length / (n or T * stride)  # without the frames, their number is known to one stride
+    per_frame = truth.length / (n or T * stride)  # without frames, their number is known only to within a stride
     weights, note = fine_weights(config, places, T, per_frame) if places else (None, "")
     return {
         "id": video,
@@ -123,9 +123,9 @@ def read_video(run: RunRecord, config: Config, video: str, why: str, truth: Trut
 
 
 def film_strip(frames: Path, video: str, seconds: float) -> tuple[int, list[list], list[str]]:
-    """A video's number of frames (0 where unknown), its film strip, and notes on what is missing.
+    """The number of frames of a video (0 if unknown), its film strip, and notes on missing data.
 
-    The strip's frames are evenly spaced, each from the middle of its share: [number, seconds, base64 of a JPEG].
+    The strip consists of evenly spaced frames, each from the middle of its interval: [number, seconds, base64 JPEG].
     """
     n = 0
     try:
@@ -139,22 +139,22 @@ def film_strip(frames: Path, video: str, seconds: float) -> tuple[int, list[list
 
 
 def score_steps(stage: StageRecord, video: str, seconds: float, classes: Sequence[int]) -> dict[str, Any]:
-    """Rows of these classes' scores along the video: of every frame where they were kept, else of the official frames.
+    """Scores of these classes over time, in rows: of every frame if available, otherwise of the official frames.
 
-    "step": seconds from one score to the next; "at": what the steps are.
+    "step": seconds between scores; "at": description of the scored frames.
     """
     scores, step, at = stage.scores[video], seconds / FRAMES_PER_VIDEO, "the 25 official frames"
     kept = read_steps(stage.every_frame, [video]).get(video) if stage.every_frame else None
     if kept is not None and kept.seconds is not None and len(kept.scores) > 1:
         every = -(-len(kept.scores) // MOST_STEPS)
         scores, step = kept.scores[::every], every * float(kept.seconds[1] - kept.seconds[0])
-        at = "every frame" if every == 1 else f"one of {every} frames"
+        at = "every frame" if every == 1 else f"1 of {every} frames"
     rows = [[rounded(score, 4) for score in row] for row in scores[:, list(classes)].T.tolist()]
     return {"step": rounded(step, 5), "at": at, "rows": rows}
 
 
 def thumbnail(path: Path) -> str:
-    """The frame as a small JPEG, base64."""
+    """The frame as a small JPEG in base64."""
     image = Image.fromarray(get_decoder()(path).numpy())
     image.thumbnail((4 * STRIP_HEIGHT, STRIP_HEIGHT))
     file = io.BytesIO()
@@ -165,23 +165,23 @@ def thumbnail(path: Path) -> str:
 def fine_weights(
     config: Config, places: Sequence[float], T: int, per_frame: float
 ) -> tuple[dict[str, np.ndarray | float] | None, str]:
-    """Gaussian weights of the fine frames that the network sees of a video, for each coarse frame (section 3.3).
+    """Gaussian weights of the fine frames of a video that the network uses, for each coarse frame (section 3.3).
 
     Args:
-        places: (J,) Grid Pool's frames, video frames from 1; place 1 + stride g (T - 1) stands for location g.
-        T: Clip frames of the video.
-        per_frame: Seconds of a video frame.
+        places: Grid Pool's frames (J,), as video frames from 1; location g is frame 1 + stride g (T - 1).
+        T: Number of clip frames of the video.
+        per_frame: Seconds per video frame.
 
     Returns:
-        "times" (T',) of the fine frames, "centres" (J,), "sigma", all in seconds, and "values" (J,T') in [0,1]; or None
-        and why, where there is a reason to tell.
+        "times" (T',) of the fine frames, "centres" (J,) and "sigma" in seconds, and "values" (J,T') in [0,1]; or None
+        and a note if there is a reason to report.
     """
     data, model = config.data, config.model
     if model.fusion in ("none", "lateral") or model.alignment != "gaussian":
         return None, ""
     in_windows = config.eval.window is not None and config.eval.window < T
     if in_windows or len(places) != -(-T // RATIO) + 1:
-        return None, "Evaluated in several windows, each aligned on its own: no Gaussian weights are drawn."
+        return None, "Evaluated in several windows, each with its own alignment, so no Gaussian weights are shown."
     window, start = place_window(0, T, T, length=data.fine_frames, mode=data.fine_window)
     seen = min(T - window, data.fine_frames)
     grid = (np.array(places) - 1) / (data.stride * max(T - 1, 1))

@@ -1,4 +1,4 @@
-// The table of classes: bars, sorting by any column, a search, and the choice of the rule.
+// The table of classes: bars, sorting by any column, search, and selection of the rule.
 
 function classesSection(data) {
   const stages = data.stages.filter((stage) => stage.metrics);
@@ -21,11 +21,11 @@ function classesSection(data) {
       head.querySelector(`button[data-key="${key}"]`).focus();
     })));
     body.replaceChildren(...rows.map((row) => classRow(row, columns, stages, state.rule)));
-    foot.replaceChildren(...columns.map((one) => (one.key === "name" ? element("th", { scope: "row" }, "Mean of these") : element("td", { class: one.key }, one.mean ? one.text(mean(rows.map((row) => one.value(row, state.rule)))) : ""))));
+    foot.replaceChildren(...columns.map((one) => (one.key === "name" ? element("th", { scope: "row" }, "Mean of these classes") : element("td", { class: one.key }, one.mean ? one.text(mean(rows.map((row) => one.value(row, state.rule)))) : ""))));
     count.textContent = rows.length === data.classes.length ? `${rows.length} classes` : `${rows.length} of ${data.classes.length} classes`;
   }
 
-  const search = element("input", { type: "search", placeholder: "Search a class", "aria-label": "Search a class", oninput: (event) => {
+  const search = element("input", { type: "search", placeholder: "Search classes", "aria-label": "Search classes", oninput: (event) => {
     state.search = event.target.value;
     update();
   } });
@@ -60,7 +60,7 @@ function heading(column, state, sort) {
   if (!column.value) return element("th", { scope: "col", class: "bars" }, column.title);
   const order = state.column === column.key ? (state.descending ? "descending" : "ascending") : null;
   const button = element("button", { type: "button", "data-key": column.key, onclick: () => sort(column.key) }, column.title);
-  const printed = element("span", { class: "printed", "aria-hidden": "true" }, column.title); // buttons are not repeated on every sheet
+  const printed = element("span", { class: "printed", "aria-hidden": "true" }, column.title); // buttons are not repeated on every printed page
   return element("th", { scope: "col", class: column.key, "aria-sort": order }, button, printed);
 }
 
@@ -88,7 +88,7 @@ function mean(values) {
   return defined.length ? defined.reduce((sum, value) => sum + value, 0) / defined.length : null;
 }
 
-// Undefined values come last in either order.
+// Undefined values come last in both orders.
 function compare(a, b, descending) {
   const missing = (value) => value === null || value === undefined;
   if (missing(a) || missing(b)) return missing(a) - missing(b);

@@ -1,11 +1,11 @@
-// Training curves: one small chart for each quantity of a stage, all of them over epochs.
+// Training curves: one small chart per quantity of a stage, over epochs.
 
 function trainingSection(stages) {
   return stages.flatMap((stage) => [
     element("div", { class: "stage" }, element("h3", {}, stage.title), element("p", {}, stage.status)),
     stage.train.length || stage.validation.length
       ? element("div", { class: "charts" }, ...charts(stage))
-      : element("p", { class: "note" }, stage.metrics ? "Evaluated, not trained here." : "Nothing is recorded yet: the first line is written after half an epoch."),
+      : element("p", { class: "note" }, stage.metrics ? "This run was only evaluated." : "No data yet: the first values are written after half an epoch."),
   ]);
 }
 
@@ -26,7 +26,7 @@ function charts(stage) {
   ].filter(Boolean);
 }
 
-// Of equally good validations the first one is kept as best.pt.
+// The first of equally good validations is saved as best.pt.
 function bestEpoch(stage) {
   const scored = stage.validation.filter((line) => typeof line.mAP_official_defined === "number");
   return scored.length ? scored.reduce((best, line) => (line.mAP_official_defined > best.mAP_official_defined ? line : best)).epoch : null;
@@ -62,7 +62,7 @@ function lineChart(stage, title, series, format, { log = false, fromZero = false
   return chart({ stage, title, key: series, drawing, scale, format, end, epochs, read, best });
 }
 
-// Seconds a step: waiting for data on top of computing.
+// Seconds per step: waiting for data stacked on computing.
 function timeChart(stage) {
   const bars = stage.train.filter((line) => line.steps);
   if (!bars.length) return null;
@@ -78,11 +78,11 @@ function timeChart(stage) {
   const total = (name) => bars.reduce((sum, line) => sum + line[name], 0);
   const waited = total("data_seconds") / (total("data_seconds") + total("compute_seconds") || 1);
   const read = (index) => ({
-    title: `To epoch ${compact(perStep[index].epoch)}, seconds a step`,
+    title: `Up to epoch ${compact(perStep[index].epoch)}, seconds per step`,
     lines: [["waiting for data", decimal(perStep[index].waiting)], ["computing", decimal(perStep[index].computing)]],
   });
-  const key = [{ name: "computing", fill: "computing" }, { name: `waiting for data, ${percent(waited)}% in all`, fill: "waiting" }];
-  return chart({ stage, title: "Seconds a step", key, drawing, scale, format: compact, end, epochs: perStep.map((bar) => bar.epoch), read, best: null });
+  const key = [{ name: "computing", fill: "computing" }, { name: `waiting for data, ${percent(waited)}% in total`, fill: "waiting" }];
+  return chart({ stage, title: "Seconds per step", key, drawing, scale, format: compact, end, epochs: perStep.map((bar) => bar.epoch), read, best: null });
 }
 
 function chart({ stage, title, key, drawing, scale, format, end, epochs, read, best }) {
@@ -138,5 +138,5 @@ function logScale(values) {
 
 const polyline = (points) => points.map(([x, y], index) => `${index ? "L" : "M"}${x.toFixed(5)} ${y.toFixed(5)}`).join("");
 
-// Each value from the point before it to its own, as the rate of the steps that lead there.
+// Each value extends back to the previous point, since it is the rate of the steps in between.
 const steps = (points) => points.map(([x, y], index) => `${index ? "V" : "M0 "}${y.toFixed(5)}H${x.toFixed(5)}`).join("");

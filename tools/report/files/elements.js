@@ -1,5 +1,5 @@
 "use strict";
-// Elements, numbers as text, and the box that follows the pointer. Text is only ever set as text, never as markup.
+// Elements, number formats, and the tooltip. Text is always inserted as text, never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 const MISSING = "\u2013";
@@ -21,12 +21,12 @@ function furnish(node, attributes, children) {
   return node;
 }
 
-// A name that may be broken after a slash.
+// A name that may wrap after a slash.
 function breakable(name) {
   return name.split("/").flatMap((part, index) => (index ? ["/", element("wbr"), part] : [part]));
 }
 
-// A drawing whose x goes from 0 to `width` and y from 0 (top) to `height`, stretched over all of its parent.
+// A drawing with x from 0 to `width` and y from 0 (top) to `height`, stretched to fill its parent.
 function stretched(width, height, ...children) {
   return shape("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", width: "100%", height: "100%" }, ...children);
 }
@@ -38,7 +38,7 @@ const compact = (value) => (value === null || value === undefined ? MISSING : St
 const seconds = (value) => `${value.toFixed(2)}\u00a0s`;
 const grouped = (value) => (value === null || value === undefined ? MISSING : value.toLocaleString("en"));
 
-// At most about `count` round values from low to high.
+// About `count` round values from low to high, at most.
 function roundTicks(low, high, count) {
   const rough = (high - low || 1) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -52,7 +52,7 @@ function roundTicks(low, high, count) {
 
 const tip = document.getElementById("tip");
 
-// Shows a title and [name, value] lines beside a point of the window.
+// Shows a title and [name, value] lines next to a point of the window.
 function showTip(x, y, { title, lines }) {
   tip.replaceChildren(
     element("b", {}, title),
@@ -72,8 +72,8 @@ function hideTip() {
 
 const spoken = ({ title, lines }) => [title, ...lines.map(([name, value]) => `${name} ${value}`)].join(", ");
 
-// Makes an area that is read along x with the pointer or the arrow keys. `places` are the positions (0 to 1, ascending)
-// that can be read, `read(index)` says what is there, `mark(index)` shows it and, with null, shows it no longer.
+// Makes an area readable along x with the pointer or the arrow keys. `places` are the readable positions (0 to 1,
+// ascending), `read(index)` returns the text of a position, `mark(index)` highlights it, and `mark(null)` removes that.
 function readable(area, { label, places, read, mark }) {
   if (!places.length) return;
   let at = null;

@@ -1,4 +1,4 @@
-// Puts the page together; a section that has nothing to show is left out.
+// Assembles the page. Empty sections are removed.
 
 function fill(id, nodes) {
   const section = document.getElementById(id);
@@ -17,7 +17,7 @@ function main(data) {
   fill("run", runSection(data));
   document.getElementById("contents").append(...[...document.querySelectorAll("main section")].map((section) =>
     element("a", { href: `#${section.id}` }, section.querySelector("h2").textContent)));
-  document.getElementById("colophon").textContent = `Made ${data.made} from ${data.folder} by tools.report. This file needs no network and no other file.`;
+  document.getElementById("colophon").textContent = `Created ${data.made} from ${data.folder} by tools.report. This file is self-contained and works offline.`;
 }
 
 main(JSON.parse(document.getElementById("data").textContent));

@@ -1,14 +1,14 @@
-// The head of the page, the metrics by rule, and what is known of the run itself.
+// The head of the page, the metrics by rule, and the description of the run.
 
 const METRICS = [
-  ["mAP_official", "mAP, rule official", "25 frames of every test video, as the challenge scores them"],
-  ["mAP_official_defined", "mAP, rule official, defined classes", "the mean over the classes that have positives"],
+  ["mAP_official", "mAP, rule official", "25 frames of every test video, as in the challenge"],
+  ["mAP_official_defined", "mAP, rule official, classes with positives", "mean over the classes that have positives"],
   ["wAP_official", "wAP, rule official", "classes weighted by their positives"],
-  ["mAP_released", "mAP, rule released", "25 labelled frames of the longer videos, as the published code prints"],
-  ["mAP_frames", "mAP, all frames", "every labelled frame, as the published first stage prints"],
-  ["loss", "Loss", "mean of the two below"],
-  ["cls_loss", "Classification loss", "of the highest score over time"],
-  ["loc_loss", "Localization loss", "of every frame"],
+  ["mAP_released", "mAP, rule released", "25 labelled frames of the longer videos, as printed by the published code"],
+  ["mAP_frames", "mAP, all frames", "every labelled frame, as printed by the published first stage"],
+  ["loss", "Loss", "mean of the two losses below"],
+  ["cls_loss", "Classification loss", "loss on the highest score over time"],
+  ["loc_loss", "Localization loss", "loss on every frame"],
 ];
 const LOSSES = new Set(["loss", "cls_loss", "loc_loss"]);
 
@@ -28,7 +28,7 @@ function fillHead(data) {
 
 function resultsSection(data) {
   const stages = data.stages.filter((stage) => stage.metrics);
-  if (!stages.length) return [element("p", { class: "note" }, "No validation yet: metrics and predictions come after the first round of epochs.")];
+  if (!stages.length) return [element("p", { class: "note" }, "No validation yet: metrics and predictions are written after the first round of epochs.")];
   const known = new Set(METRICS.map((metric) => metric[0]));
   const others = Object.keys(Object.assign({}, ...stages.map((stage) => stage.metrics)))
     .filter((name) => /^[mw]AP_/.test(name) && !known.has(name)).map((name) => [name, name.replace("_", ", "), ""]);
@@ -44,13 +44,13 @@ function resultsSection(data) {
   return [element("div", { class: "scroll" }, table), ...stages.flatMap(remarks)];
 }
 
-// What the numbers of a stage do not say by themselves.
+// Notes on the numbers of a stage.
 function remarks({ title, metrics }) {
   const absent = (metrics.classes_without_positives ?? []).length;
   const counted = [
-    [absent, `${title}: ${absent} classes have no positives, so mAP over all classes is undefined by rule official.`],
-    [metrics.videos_without_prediction, `${title}: ${metrics.videos_without_prediction} videos of the ground truth have no prediction; they score below all others.`],
-    [metrics.videos_not_in_ground_truth, `${title}: ${metrics.videos_not_in_ground_truth} predicted videos are not in the ground truth and do not count.`],
+    [absent, `${title}: ${absent} classes have no positives, so mAP over all classes is undefined under rule official.`],
+    [metrics.videos_without_prediction, `${title}: ${metrics.videos_without_prediction} videos of the ground truth have no prediction; they rank below all others.`],
+    [metrics.videos_not_in_ground_truth, `${title}: ${metrics.videos_not_in_ground_truth} predicted videos are not in the ground truth and are ignored.`],
   ];
   return counted.filter(([count]) => count).map(([, text]) => element("p", { class: "note" }, text));
 }
@@ -71,7 +71,7 @@ function stageCard(stage) {
     ["Written by", best && `version ${best.version}, configuration ${best.config_sha256}`],
   ]);
   card.append(...stage.notes.map((note) => element("p", { class: "note" }, note)));
-  if (stage.config) card.append(element("details", {}, element("summary", {}, "Every option"), element("pre", { tabindex: 0 }, stage.config)));
+  if (stage.config) card.append(element("details", {}, element("summary", {}, "All options"), element("pre", { tabindex: 0 }, stage.config)));
   return card;
 }
 

@@ -1,6 +1,6 @@
-// Test videos along their time: film strip, classes, Grid Pool's frames, Gaussian weights.
+// Timelines of test videos: film strip, classes, Grid Pool's frames, Gaussian weights.
 
-const HIGHEST_DENSITY = 4; // times even sampling: what is drawn, so that one pair of close frames does not flatten the rest
+const HIGHEST_DENSITY = 4; // limit, relative to even sampling, so that one pair of close frames does not flatten the rest
 
 function videosSection(data) {
   return [legend(data), ...data.videos.map((video) => videoArticle(video, data))];
@@ -17,12 +17,12 @@ function legend(data) {
     keys.push(element("span", {}, sample(stretched(1, 1, ...[area, line].filter(Boolean))), `${stage.title}, score at ${data.videos.find((video) => stage.key in video.scores).scores[stage.key].at}`));
   }
   if (data.videos.some((video) => video.chosen.length)) {
-    keys.push(element("span", {}, sample(...["20%", "40%", "48%", "56%", "80%"].map((x) => shape("line", { class: "mark", x1: x, x2: x, y1: 0, y2: "100%" }))), "frames that Grid Pool chose"));
+    keys.push(element("span", {}, sample(...["20%", "40%", "48%", "56%", "80%"].map((x) => shape("line", { class: "mark", x1: x, x2: x, y1: 0, y2: "100%" }))), "frames selected by Grid Pool"));
   }
   return element("div", { class: "legend" }, ...keys);
 }
 
-// Of two streams the Coarse-Fine scores are filled and the Fine stream's drawn as a line over them.
+// With two streams, Coarse-Fine scores are filled and the Fine stream's are drawn as a line on top.
 const filled = (key, stages) => key === "coarse" || stages.length === 1;
 
 function videoArticle(video, data) {
@@ -32,7 +32,7 @@ function videoArticle(video, data) {
   const article = element("article", { class: "video", "aria-label": `Video ${video.id}` });
   const scale = stages.length ? ` Rows are scaled to the highest score, ${decimal(peak, 2)}.` : "";
   article.append(
-    element("header", {}, element("h3", {}, video.id), element("p", {}, [video.why, said && `AP over all its scores: ${said}.${scale}`].filter(Boolean).join(". "))),
+    element("header", {}, element("h3", {}, video.id), element("p", {}, [video.why, said && `AP over all scores of this video: ${said}.${scale}`].filter(Boolean).join(". "))),
     timeline(video, stages, peak, data.names),
     ...video.notes.map((note) => element("p", { class: "note" }, note)),
   );
@@ -113,7 +113,7 @@ function classTrack(video, label, row, stages, peak, names, point) {
   return trackOf(row ? "row" : "row first", video, point, reading, drawing);
 }
 
-// The score of the step that lasts at a time, and which step that is where there are only a few.
+// The score at a time, and the number of its frame if only the official frames are scored.
 function scoreAt({ step, scores, at }, time) {
   const index = Math.min(scores.length - 1, Math.floor(time / step + 1e-6));
   return at.startsWith("the") ? `${decimal(scores[index])}, frame ${index + 1} of ${scores.length}` : decimal(scores[index]);
@@ -124,14 +124,14 @@ function truthAt(actions, time) {
   return action ? `${action[0].toFixed(2)} to ${seconds(action[1])}` : "absent";
 }
 
-// A stretch of ground truth: a light ground and, at its foot, a strong bar.
+// A ground truth interval: a light background with a dark bar at the bottom.
 function zone(from, to) {
   const x = share(from);
   const width = share(Math.max(0, to - from));
   return [shape("rect", { class: "zone", x, width, y: 0, height: "100%" }), shape("rect", { class: "zone-edge", x, width, y: "calc(100% - 3px)", height: 3 })];
 }
 
-// The scores as steps, each from its own time to the next; a frame without a line in the predictions is a gap.
+// The scores as steps, each from its own time to the next, with gaps for frames without predictions.
 // `width` is the length of the video in steps.
 function scoreSteps(scores, width, peak, key, fill) {
   const height = (score) => (1 - Math.max(0, score) / peak).toFixed(4);
@@ -148,7 +148,7 @@ function scoreSteps(scores, width, peak, key, fill) {
   return fill ? [shape("path", { class: `area fill-${key}`, d: area }), ...drawn] : drawn;
 }
 
-// Shows one coarse frame in all tracks that have it; at rest the middle one.
+// Highlights one coarse frame in all tracks that show it; by default the middle one.
 function highlighter() {
   const groups = [];
   return {
@@ -173,7 +173,7 @@ function chosenTrack(video, point, focus) {
   focus.join(marks);
   const drawing = shape("svg", {}, stretched(video.seconds, 1, shape("path", { class: "density", d: `M${times[0].toFixed(4)} 1${area}V1Z` })), shape("g", {}, ...marks));
   const reading = {
-    label: `Frames that Grid Pool chose of ${video.id}`, times, mark: focus.show,
+    label: `Frames of ${video.id} selected by Grid Pool`, times, mark: focus.show,
     read: (index) => ({
       title: `Coarse frame ${index + 1} of ${times.length}`,
       lines: [
