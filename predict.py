@@ -1,10 +1,10 @@
-"""Activities over time in any video: a trained network, a file that PyAV reads, and no dataset.
+"""Predict activities over time in any video that PyAV can read. No dataset is needed.
 
     python predict.py kitchen.mp4 --checkpoint runs/charades/coarse/checkpoints/best.pt -gpu cpu
 
-For each video NAME, three files in the output folder: NAME.json (activities: class, start, end, score), NAME.csv (every
-frame's probabilities) and NAME.png (a time line). A folder of frames (ID/ID-000001.jpg ...) is taken as well. What a
-checkpoint of these scripts does not say of itself, as a published one, comes from --config.
+Three files per video are written to the output folder: NAME.json (activities: class, start, end, score), NAME.csv
+(probabilities of every frame) and NAME.png (a timeline). A folder of frames (ID/ID-000001.jpg ...) is also accepted.
+For a published checkpoint, which does not contain its configuration, use --config.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from prediction.video import read_video
 
 RATES = restricted_number_type("Rate", float, [(">", 0), ("<=", 1000)])
 PROBABILITY = typed(ClosedUnitInterval, "from 0 to 1")
-RATE = typed(RATES, "more than 0 and at most 1000")
+RATE = typed(RATES, "greater than 0 and at most 1000")
 GPU = typed(lambda text: () if text == "cpu" else (NonNegativeInt(text),), "cpu or the number of a GPU")
 
 
@@ -43,13 +43,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def predict_all(command: Command, options: argparse.Namespace) -> None:
-    """Every video; what is wrong with one does not keep the others from being predicted."""
+    """Predict every video; an error in one does not stop the others."""
     names = output_names(options.videos)
     device = set_up_process(command)
     nets = load_networks(
         options.checkpoint, fine_checkpoint=options.fine_checkpoint, configs=options.config, device=device
     )
-    choose_windows(nets.config, window=options.window, overlap=options.overlap)  # a mistake ends it before the first
+    choose_windows(nets.config, window=options.window, overlap=options.overlap)  # fail before the first video
     classes = choose_names(options, nets.config)
     writable(options.output, "--output")
     failed = 0
@@ -59,7 +59,7 @@ def predict_all(command: Command, options: argparse.Namespace) -> None:
         except InputError as error:
             problem, failed = str(error), failed + 1
         except Stopped as stopped:
-            print(f"predict.py: {video}: stopped; the videos before it are predicted", file=sys.stderr)
+            print(f"predict.py: {video}: stopped; earlier videos are complete", file=sys.stderr)
             raise SystemExit(stopped.status) from None
         else:
             failed += bool(problem) and options.strict
@@ -70,7 +70,7 @@ def predict_all(command: Command, options: argparse.Namespace) -> None:
 
 
 def choose_names(options: argparse.Namespace, config: Config) -> list[str]:
-    """Of the classes: from the file asked for, else the run's, which may not be on this machine, else numbers."""
+    """Return class names from --class_names, else those of the run, else (e.g. on another machine) numbers."""
     if options.class_names:
         with options_called({"--data.class_names": "--class_names", "--data.num_classes": None}):
             return read_class_names(options.class_names, config.data.num_classes)
@@ -83,7 +83,7 @@ def choose_names(options: argparse.Namespace, config: Config) -> list[str]:
 def predict_video(
     nets: Networks, video: Path, name: str, classes: Sequence[str], options: argparse.Namespace
 ) -> str | None:
-    """Writes the three files of a video, all or none; returns what is wrong with it where something is."""
+    """Write the three files of a video, all or none; return a description of its damage, if any."""
     windows = choose_windows(nets.config, window=options.window, overlap=options.overlap)
     print(f"{video}:")
     with tempfile.TemporaryDirectory(dir=options.output, prefix=".predict-") as folder:
@@ -115,21 +115,21 @@ def predict_video(
         found = f"{len(activities)} activities"
         if not activities:
             nearest = int(probabilities.max(1).argmax())
-            found = f"nothing reaches {options.threshold:g}; the nearest is {classes[nearest]} with "
+            found = f"no activity reaches {options.threshold:g}; the highest is {classes[nearest]} with "
             found += f"{probabilities[nearest].max():.2f} (lower --threshold)"
         print(f"  {found}; {options.output / name}.json")
         for path in written:
             path.replace(options.output / path.name)
-    return f"{video}: {problem}; what could be decoded is predicted" if problem else None
+    return f"{video}: {problem}; predicted from the decodable part" if problem else None
 
 
 def output_names(videos: Sequence[Path]) -> list[str]:
-    """The videos' names without folder and suffix, which must differ."""
+    """Return the video names without folder and suffix, which must be unique."""
     names = [video.resolve().name if video.is_dir() else video.stem for video in videos]
     for index, name in enumerate(names):
         if name in names[:index]:
             other = videos[names.index(name)]
-            raise InputError(f"{videos[index]}: its files would replace those of {other}; rename it")
+            raise InputError(f"{videos[index]}: its output would overwrite that of {other}; rename one of them")
     return names
 
 
@@ -137,19 +137,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="predict.py", description=__doc__)
     add = parser.add_argument
     add("videos", metavar="VIDEO", type=Path, nargs="+", help="video file, or folder of frames ID/ID-000001.jpg")
-    add("--checkpoint", metavar="FILE", type=Path, required=True, help="of stage 1 or 3, ours or a published one")
-    add("--fine_checkpoint", metavar="FILE", type=Path, help="the Fine stream's; by default that of the same run")
-    add("--config", metavar="FILE", action="append", help="experiment of a published checkpoint; repeatable")
-    add("--output", metavar="DIR", type=Path, default=Path("predictions"), help="folder of results (predictions)")
-    add("--threshold", metavar="P", type=PROBABILITY, default=0.5, help="least probability of an activity (0.5)")
-    add("--top", metavar="N", type=COUNT, help="keep the N activities of the highest scores")
-    add("--smooth", metavar="S", type=NOT_NEGATIVE, default=0.0, help="average over S seconds first (0)")
-    add("--fps", metavar="F", type=RATE, default=FPS, help="frames a second of the training videos (24)")
-    add("--window", metavar="N", type=COUNT, help=f"clip frames seen at once (eval.window, else {LONGEST})")
-    add("--overlap", metavar="N", type=WHOLE, help="clip frames that windows have in common (a quarter)")
-    add("--class_names", metavar="FILE", help="text file, a class a line (the run's data.class_names)")
-    add("--strict", action="store_true", help="exit status 1 also where a video is damaged but could be predicted")
-    add("-gpu", metavar="N|cpu", type=GPU, help="device; the first GPU where there is one")
+    add("--checkpoint", metavar="FILE", type=Path, required=True, help="checkpoint of stage 1 or 3, ours or published")
+    add("--fine_checkpoint", metavar="FILE", type=Path, help="Fine stream's checkpoint (default: that of the same run)")
+    add("--config", metavar="FILE", action="append", help="configuration of a published checkpoint; repeatable")
+    add("--output", metavar="DIR", type=Path, default=Path("predictions"), help="output folder (default: predictions)")
+    add("--threshold", metavar="P", type=PROBABILITY, default=0.5, help="minimum probability (default: 0.5)")
+    add("--top", metavar="N", type=COUNT, help="keep the N activities with the highest scores (default: all)")
+    add("--smooth", metavar="S", type=NOT_NEGATIVE, default=0.0, help="first average over S seconds (default: 0)")
+    add("--fps", metavar="F", type=RATE, default=FPS, help="frame rate of the training videos (default: 24)")
+    add("--window", metavar="N", type=COUNT, help=f"clip frames per window (default: eval.window, else {LONGEST})")
+    add("--overlap", metavar="N", type=WHOLE, help="clip frames shared by windows (default: a quarter of the window)")
+    add("--class_names", metavar="FILE", help="one class name per line (default: the run's data.class_names)")
+    add("--strict", action="store_true", help="exit with status 1 if a video is damaged, even if it was predicted")
+    add("-gpu", metavar="N|cpu", type=GPU, help="GPU number, or cpu (default: the first GPU, or the CPU without one)")
     return parser.parse_args(argv)
 
 

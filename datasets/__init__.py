@@ -1,4 +1,4 @@
-"""Videos, their labels and their features, as batches for the three stages (section 5 of the paper).
+"""Load videos, labels and features as batches for the three stages (section 5 of the paper).
 
-annotations (of one of the kinds) -> frames -> transforms -> clips (+ features) -> batch; assembly puts them together.
+annotations (of one of the kinds) -> frames -> transforms -> clips (+ features) -> batch, combined in assembly.
 """

@@ -1,6 +1,6 @@
-"""A configuration becomes what the stages read: annotations, found videos, the feature store, loaders.
+"""Build the inputs of the stages from a configuration: annotations, videos, feature store and loaders.
 
-The only file of this package that sees a configuration; the rank of this process and their number are arguments.
+No other module of the loading code depends on the configuration. Rank and number of processes are arguments.
 """
 
 import math
@@ -27,16 +27,16 @@ Dataset = TypeVar("Dataset", TrainClips, TestVideos)
 
 
 def input_size(config: Config) -> int:
-    """Side of the network's square input in pixels."""
+    """Return the side of the network's square input in pixels."""
     return config.data.size or VARIANTS[config.model.variant].size
 
 
 def read_annotations(config: Config) -> Annotations:
-    """The dataset's annotations; says what they hold."""
+    """Read the annotations of the dataset and print a summary."""
     data = config.data
     annotations = KINDS[data.kind].load(data.annotations, data.num_classes)
     print(annotations.report())
-    class_names(config)  # a file of other classes is found now
+    class_names(config)  # fail early if the file does not match
     return annotations
 
 
@@ -55,7 +55,7 @@ def read_truth(config: Config, annotations: Annotations | None = None) -> dict[s
 
 
 def class_names(config: Config) -> list[str]:
-    """A name for each class: of data.class_names, else those beside the annotations, else numbers."""
+    """Return class names from data.class_names, else from the list next to the annotations, else numbers."""
     data = config.data
     found = None if data.class_names else KINDS[data.kind].class_names(data.annotations)
     if found and len(found) == data.num_classes:
@@ -64,17 +64,17 @@ def class_names(config: Config) -> list[str]:
 
 
 def class_names_or_numbers(config: Config) -> tuple[list[str], str]:
-    """`class_names`; where they cannot be read, as those of another machine, numbers, and a note that says why."""
+    """Return `class_names`, or numbers and the reason if they cannot be read (e.g. on another machine)."""
     try:
         return class_names(config), ""
     except InputError as error:
-        return read_class_names(None, config.data.num_classes), f"Classes by number: {error.what}"
+        return read_class_names(None, config.data.num_classes), f"No class names, using numbers: {error.what}"
 
 
 def usable_videos(config: Config, videos: list[Video], what: str, *, min_frames: int = 1) -> list[VideoFrames]:
-    """Those of the listed videos that have frames; says what is left out."""
+    """Return the listed videos that have frames, and print which are skipped."""
     if not videos:
-        raise InputError(f"{config.data.annotations}: lists no {what.lower()}")
+        raise InputError(f"{config.data.annotations}: contains no {what.lower()}")
     found = find_videos(
         videos,
         config.data.frames,
@@ -85,7 +85,7 @@ def usable_videos(config: Config, videos: list[Video], what: str, *, min_frames:
     )
     line = f"{what}: {len(found.videos)} videos"
     if found.short:
-        line += f", {len(found.short)} left out as too short"
+        line += f", {len(found.short)} skipped as too short"
     if found.missing:
         line += f", {len(found.missing)} without frames: {', '.join(found.missing)}"
     print(line)
@@ -95,13 +95,13 @@ def usable_videos(config: Config, videos: list[Video], what: str, *, min_frames:
 
 
 def open_features(config: Config) -> FeatureStore | None:
-    """The store that stage 2 wrote, checked against the configuration; None without fusion."""
+    """Open the feature store of stage 2 and check it against the configuration; None without fusion."""
     if config.model.fusion == "none":
         return None
     store = FeatureStore(config.features_dir)
     checkpoint = config.features_checkpoint
     if config.features.checkpoint and not checkpoint.is_file():
-        raise InputError(f"{checkpoint}: no such checkpoint; correct --features.checkpoint, or leave it out")
+        raise InputError(f"{checkpoint}: no such checkpoint; correct or omit --features.checkpoint")
     store.check(
         stride=config.data.stride,
         size=input_size(config),
@@ -122,7 +122,7 @@ def train_loader(
     rank: int = 0,
     processes: int = 1,
 ) -> Loader:
-    """Random clips of the training videos, in an order that the seed fixes; see `TrainClips`."""
+    """Return a loader of random training clips in an order determined by the seed; see `TrainClips`."""
     data, seed = config.data, config.run.seed
     videos = usable_videos(config, annotations.subset("training"), "Training videos", min_frames=data.min_frames)
     check_batches(config, stage, len(videos), processes)
@@ -143,7 +143,7 @@ def video_loader(
     rank: int = 0,
     processes: int = 1,
 ) -> Loader:
-    """Videos in the test view, this process's share; those of one length, or one's windows, may share a batch."""
+    """Return a loader of this process's videos in the test view, batched by equal length, or windows of one video."""
     stride, window, overlap = config.data.stride, config.eval.window, config.eval.common_frames
     tested = _dataset(TestVideos, config, videos, store, fine_clips=fine_clips, window=window, overlap=overlap)
     lengths = [(video_length(n, stride), min(n, stride)) for _, n in tested.videos]
@@ -154,15 +154,15 @@ def video_loader(
 def _dataset(
     kind: Callable[..., Dataset], config: Config, videos: list[VideoFrames], store: FeatureStore | None, **own: object
 ) -> Dataset:
-    """The videos as training clips or in the test view, with `own` options of the kind.
+    """Build the training or test dataset; `own` are the options of its class.
 
-    Where unreadable videos may be skipped, those that stage 2 has skipped are left out, if they are few.
+    If unreadable videos may be skipped, a few videos skipped by stage 2 are excluded.
     """
     data, skip = config.data, config.data.on_bad_sample == "skip"
     lacking = store.missing([video.id for video, _ in videos]) if store is not None and skip else []
-    if len(lacking) <= max(1, int(MISSING_LIMIT * len(videos))):  # otherwise the dataset refuses them
+    if len(lacking) <= max(1, int(MISSING_LIMIT * len(videos))):  # otherwise the dataset raises
         for video in lacking:
-            line = f"{config.features_dir}: no features of video {video}; skipped"
+            line = f"{config.features_dir}: no features for video {video}; skipping it"
             print(line, file=sys.stderr, flush=True)
         videos = [entry for entry in videos if entry.video.id not in lacking]
     return kind(
@@ -181,7 +181,7 @@ def _dataset(
 
 
 def check_batches(config: Config, stage: Stage, videos: int, processes: int) -> None:
-    """An error where training batches cannot be divided into equal parts, or an epoch has no whole one."""
+    """Raise if training batches cannot be divided into equal parts, or an epoch has no complete batch."""
     name, splits = type(stage).__name__.lower(), config.model.bn_splits
     factors = {
         "processes": processes,
@@ -194,16 +194,16 @@ def check_batches(config: Config, stage: Stage, videos: int, processes: int) -> 
         lower = stage.batch_size // parts * parts
         nearest = f"{lower} or {lower + parts}" if lower else parts
         raise InputError(
-            f"--{name}.batch_size: a batch of {stage.batch_size} cannot be divided among {among}; nearest: {nearest}"
+            f"--{name}.batch_size: {stage.batch_size} cannot be divided among {among}; nearest valid: {nearest}"
         )
     if stage.drop_last and videos < stage.batch_size:
         raise InputError(
-            f"--{name}.batch_size: {videos} videos do not fill one batch of {stage.batch_size}; "
-            f"lower it, or keep incomplete batches with --{name}.drop_last false"
+            f"--{name}.batch_size: {videos} videos do not fill a batch of {stage.batch_size}; "
+            f"lower the batch size, or keep incomplete batches with --{name}.drop_last false"
         )
     incomplete = 0 if stage.drop_last else videos % stage.batch_size
     if splits > 1 and incomplete % parts:
         raise InputError(
-            f"the last batch of an epoch has {incomplete} of {stage.batch_size} clips, which --model.bn_splits "
-            f"{splits} cannot divide; leave it out with --{name}.drop_last true"
+            f"the last batch of an epoch has only {incomplete} of {stage.batch_size} clips, which is not divisible "
+            f"by --model.bn_splits {splits}; drop it with --{name}.drop_last true"
         )

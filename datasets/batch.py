@@ -1,7 +1,7 @@
-"""From samples to batches: padding with masks, the order of samples, and the loader.
+"""Collate samples into batches: padding with masks, the order of samples, and the loader.
 
-What a batch holds does not depend on how many workers or processes made it: the order comes from (seed, epoch), each
-sample from (seed, epoch, index). Clips cross process borders as uint8 and are normalised where the network runs.
+The content of a batch does not depend on the number of workers or processes: the order is a function of (seed, epoch),
+each sample of (seed, epoch, index). Clips are passed between processes as uint8 and normalised on the network's device.
 """
 
 import signal
@@ -23,29 +23,29 @@ from datasets.clips import MISSING_LIMIT, Sample, Skipped, TestVideos, TrainClip
 from datasets.transforms import normalise
 from datasets.windows import Part, Window
 
-PREFETCH_BATCHES = 2  # finished batches that each worker keeps ready
+PREFETCH_BATCHES = 2  # batches prefetched by each worker
 
 
 class Batch(TypedDict):
-    """B samples padded with zeros to the longest clip (T), label (L) and feature (T') length among them."""
+    """B samples, zero-padded to their longest clip (T), label (L) and feature (T') length."""
 
     videos: list[str]
     labels: Tensor  # (B,C,L) float32, 0 or 1
-    mask: Tensor  # (B,L) float32, 1 at valid labels
-    num_frames: Tensor  # (B,) int64, frames of the whole video
-    clip: Tensor  # (B,T,H,W,3) uint8; (B,3,T,H,W) float32 and normalised after `prepare`
+    mask: Tensor  # (B,L) float32, 1 for valid labels
+    num_frames: Tensor  # (B,) int64, frames in the whole video
+    clip: Tensor  # (B,T,H,W,3) uint8; after `prepare` (B,3,T,H,W) float32, normalised
     frames: Tensor  # (B,) int64, valid clip frames
-    fine_features: NotRequired[dict[str, Tensor]]  # {layer: (B,C_l,T',7,7)} as stored; float32 after `prepare`
-    fine_clip: NotRequired[Tensor]  # (B,T',H,W,3), as clip
-    fine_labels: NotRequired[Tensor]  # (B,C,L') float32, of fine_clip
+    fine_features: NotRequired[dict[str, Tensor]]  # {layer: (B,C_l,T',7,7)} as stored; after `prepare` float32
+    fine_clip: NotRequired[Tensor]  # (B,T',H,W,3), same form as clip
+    fine_labels: NotRequired[Tensor]  # (B,C,L') float32, labels of fine_clip
     fine_labels_mask: NotRequired[Tensor]  # (B,L') float32
-    fine_mask: NotRequired[Tensor]  # (B,T') float32, 1 at valid frames of fine_features or fine_clip
-    start: NotRequired[Tensor]  # (B,) int64, the clip's first frame on the fine axis
-    parts: NotRequired[list[Part]]  # of test videos: the windows that the clips are
+    fine_mask: NotRequired[Tensor]  # (B,T') float32, 1 for valid frames of fine_features or fine_clip
+    start: NotRequired[Tensor]  # (B,) int64, first clip frame on the fine axis
+    parts: NotRequired[list[Part]]  # test videos only: the window of each clip
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples of one frame size as a batch."""
+    """Collate samples of equal frame size into a batch."""
     labels, mask = _pad_labels([sample["labels"] for sample in samples])
     batch = Batch(
         videos=[sample["video"] for sample in samples],
@@ -74,20 +74,20 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def _pad_labels(labels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Labels (C,l) of each sample -> (B,C,L), and their mask (B,L)."""
+    """Pad the labels (C,l) of each sample to (B,C,L), and return their mask (B,L)."""
     lengths = [x.shape[1] for x in labels]
     padded = torch.stack([F.pad(x, (0, max(lengths) - x.shape[1])) for x in labels])
     return padded, _mask(lengths)
 
 
 def time_lengths(batch: Batch) -> tuple[int, int, int, int]:
-    """T, L, T' and L' of a batch from `collate`; 0 for what it is without."""
+    """Return T, L, T' and L' of a batch from `collate`; 0 for absent entries."""
     fine, fine_labels = (batch[key].shape[1] if key in batch else 0 for key in ("fine_mask", "fine_labels_mask"))
     return batch["clip"].shape[1], batch["labels"].shape[2], fine, fine_labels
 
 
 def pad(batch: Batch, T: int, L: int, fine: int, fine_labels: int = 0) -> Batch:
-    """The batch from `collate` with zeros up to the given lengths, as if a longer sample were in it."""
+    """Zero-pad a batch from `collate` to the given lengths, as if it included a longer sample."""
     padded = batch.copy()
     padded["clip"] = _lengthen(batch["clip"], 1, T)
     padded["labels"], padded["mask"] = _lengthen(batch["labels"], 2, L), _lengthen(batch["mask"], 1, L)
@@ -97,7 +97,7 @@ def pad(batch: Batch, T: int, L: int, fine: int, fine_labels: int = 0) -> Batch:
         padded["fine_clip"] = _lengthen(batch["fine_clip"], 1, fine)
         padded["fine_labels"] = _lengthen(batch["fine_labels"], 2, fine_labels)
         padded["fine_labels_mask"] = _lengthen(batch["fine_labels_mask"], 1, fine_labels)
-    if "fine_features" in batch:  # whose memory is (B,T',C,7,7)
+    if "fine_features" in batch:  # memory layout (B,T',C,7,7)
         padded["fine_features"] = {
             layer: _lengthen(x.transpose(1, 2), 1, fine).transpose(1, 2) for layer, x in batch["fine_features"].items()
         }
@@ -105,20 +105,20 @@ def pad(batch: Batch, T: int, L: int, fine: int, fine_labels: int = 0) -> Batch:
 
 
 def _lengthen(x: Tensor, dim: int, length: int) -> Tensor:
-    """With zeros along `dim`, up to a length."""
+    """Zero-pad `dim` to a length."""
     missing = length - x.shape[dim]
     return F.pad(x, (*[0, 0] * (x.dim() - 1 - dim), 0, missing)) if missing else x
 
 
 def _mask(lengths: Sequence[int]) -> Tensor:
-    """(B,longest) float32, 1 below each length."""
+    """Return a mask (B,longest) float32 with 1 below each length."""
     return (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).float()
 
 
 def prepare(batch: Batch, device: torch.device | str, out: Tensor | None = None) -> Batch:
-    """A batch from `collate` on the device, for the network: clips normalised, padded frames zero, features float32.
+    """Move a batch from `collate` to the device: clips normalised, padded frames zero, features float32.
 
-    `out`: a buffer for the clip, as for `normalise`; the caller must be done with what it held.
+    `out` is an optional buffer for the clip, as in `normalise`; its contents are overwritten.
     """
     moved: Batch = _move(batch, device)
     moved["clip"] = normalise(moved["clip"], batch["frames"], out)
@@ -130,24 +130,24 @@ def prepare(batch: Batch, device: torch.device | str, out: Tensor | None = None)
 
 
 class Preparer:
-    """`prepare` for a loop that is done with each batch before the next: clips of one shape share a buffer.
+    """`prepare` with a reused clip buffer, for loops that finish each batch before the next.
 
-    That is for the CPU, where fresh memory for a clip costs more than to fill it; a GPU's allocator keeps its own.
+    Only used on the CPU, where allocating a clip takes longer than filling it; GPU memory is cached by its allocator.
     """
 
     def __init__(self) -> None:
         self.buffer: Tensor | None = None  # (B,T,H,W,3) float32
 
     def __call__(self, batch: Batch, device: torch.device | str) -> Batch:
-        """As `prepare`; overwrites the clip of the batch that was returned before."""
+        """Like `prepare`, but overwrites the clip of the previous batch."""
         shape = batch["clip"].shape
         if torch.device(device).type == "cpu" and (self.buffer is None or self.buffer.shape != shape):
             self.buffer = torch.empty(shape)
         return prepare(batch, device, self.buffer)
 
 
-def _move(value: Any, device: torch.device | str) -> Any:  # a TypedDict's values cannot be mapped with their types
-    """Tensors, in dictionaries too, on the device; all else as it is."""
+def _move(value: Any, device: torch.device | str) -> Any:  # TypedDict values cannot be mapped with their types
+    """Move tensors, also in dictionaries, to the device; return other values unchanged."""
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     return {key: _move(x, device) for key, x in value.items()} if isinstance(value, dict) else value
@@ -155,12 +155,11 @@ def _move(value: Any, device: torch.device | str) -> Any:  # a TypedDict's value
 
 @dataclass(eq=False)
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Shuffled batches of (epoch, index) keys, in an order that (seed, epoch) fixes.
+    """Shuffled batches of (epoch, index) keys, in an order determined by (seed, epoch).
 
-    Batch sizes are global: sample i of every batch goes to process i mod `processes`, whose multiple the batch size is.
-    Set the position before iterating; `len` is the number of batches from there to the end of the epoch. An incomplete
-    last batch is topped up to a multiple of `processes` with the epoch's first samples, so that all processes take part
-    in it.
+    Batch sizes are global and divisible by `processes`: sample i of a batch goes to process i mod `processes`. Set the
+    position before iterating; `len` is the number of batches left in the epoch. An incomplete last batch is filled up
+    to a multiple of `processes` with the first samples of the epoch, so that all processes take part.
     """
 
     num_samples: int
@@ -169,16 +168,16 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     drop_last: bool = False
     rank: int = 0
     processes: int = 1
-    epoch: int = 0  # the position: this epoch, from this batch on
+    epoch: int = 0  # position: epoch and next batch
     batch: int = 0
 
     @property
     def batches_per_epoch(self) -> int:
-        """Global batches of a whole epoch."""
+        """Number of global batches per epoch."""
         return self.num_samples // self.batch_size if self.drop_last else -(-self.num_samples // self.batch_size)
 
     def set_position(self, epoch: int, batch: int = 0) -> None:
-        """Iterate over this epoch next, from this batch on."""
+        """Start the next iteration at this epoch and batch."""
         self.epoch, self.batch = epoch, batch
 
     def __len__(self) -> int:
@@ -186,7 +185,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch
-        # num_samples stands where a sample's index would: a stream of its own, whatever the samples draw.
+        # num_samples is no sample index, so the order has its own random stream.
         order = np.random.default_rng([self.seed, epoch, self.num_samples]).permutation(self.num_samples)
         for batch in range(self.batch, self.batches_per_epoch):
             whole = order[batch * self.batch_size : (batch + 1) * self.batch_size]
@@ -202,15 +201,15 @@ def evaluation_batches(
     rank: int = 0,
     processes: int = 1,
 ) -> list[list[tuple[int, ...]]]:
-    """Keys (epoch 0, index, window) of one pass over a test set, this process's share of the videos.
+    """Return batches of keys (epoch 0, index, window) for this process's share of a test set.
 
-    Videos of equal lengths that fit one window each are together, at most `batch_size` of them. Of longer ones, each
-    video's windows follow each other in batches of their own: only one such video is under way at a time. Nothing is
-    padded, so results do not depend on the batch size.
+    Up to `batch_size` videos of equal length that fit one window form a batch. The windows of a longer video follow
+    one another in separate batches, so that only one such video is in progress at a time. Nothing is padded: results
+    do not depend on the batch size.
 
     Args:
-        lengths: Of each video's clip and labels, in any units; equal ones have as many windows.
-        windows: Of each video.
+        lengths: Clip and label length of each video, in any units; equal lengths imply equally many windows.
+        windows: Windows of each video.
     """
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     groups = [list(group) for _, group in groupby(order, key=lambda index: lengths[index])]
@@ -227,7 +226,7 @@ def evaluation_batches(
 
 
 class Readable(Dataset[Sample]):
-    """A dataset's items by batches. A user's mistake is returned: raised in a worker, it would arrive as a text."""
+    """The items of a dataset, a batch at a time. An `InputError` is returned: a worker would turn a raised one into text."""
 
     def __init__(self, dataset: TrainClips | TestVideos) -> None:
         self.dataset = dataset
@@ -240,7 +239,7 @@ class Readable(Dataset[Sample]):
 
 
 def collate_readable(items: list[Sample | Skipped] | InputError) -> tuple[Batch | InputError | None, list[Skipped]]:
-    """What a worker makes of items: a batch of those that could be read, None of nothing, and those that could not."""
+    """Collate the readable items into a batch (None if there are none), and return it with the skipped ones."""
     if isinstance(items, InputError):
         return items, []
     samples = [item for item in items if not isinstance(item, Skipped)]
@@ -250,10 +249,10 @@ def collate_readable(items: list[Sample | Skipped] | InputError) -> tuple[Batch 
 
 
 class Loader:
-    """Batches of a dataset, made by worker processes that live as long as the loader.
+    """Load batches of a dataset with worker processes that live as long as the loader.
 
-    Videos that the dataset skips are counted and named on stderr, where a line of any process is seen. More than 1% of
-    them, and more than one, are an error. A user's mistake that a worker finds is raised here.
+    Skipped videos are counted and reported on stderr by every process. More than one and more than 1% is an error. An
+    `InputError` in a worker is raised again here.
     """
 
     def __init__(
@@ -266,13 +265,13 @@ class Loader:
     ) -> None:
         """
         Args:
-            batch_sampler: The order, for this process: `EpochBatches`, whose position says where each pass begins, or
-                a plain list of batches of keys.
-            workers: Processes that decode; 0 decodes in this one.
-            pin_memory: Page-locked batches, for copies to a GPU beside its work.
+            batch_sampler: Batches of keys for this process: a list, or `EpochBatches`, whose position is where each
+                pass begins.
+            workers: Number of worker processes; 0 decodes in this one.
+            pin_memory: Use page-locked memory, for asynchronous copies to a GPU.
         """
         self.batch_sampler, self.videos = batch_sampler, len(dataset)
-        self.skipped: dict[str, str] = {}  # why, by video
+        self.skipped: dict[str, str] = {}  # {video: reason}
         self._loader = DataLoader(
             Readable(dataset),
             batch_sampler=batch_sampler,
@@ -282,11 +281,11 @@ class Loader:
             persistent_workers=workers > 0,
             prefetch_factor=PREFETCH_BATCHES if workers else None,
             worker_init_fn=outlive_a_stop,
-            generator=torch.Generator(),  # each pass draws a seed from it: the global one is the network's alone
+            generator=torch.Generator(),  # each pass draws a seed; leave the global generator to the network
         )
 
     def __len__(self) -> int:
-        """Batches from the position to the end of the pass."""
+        """Number of batches from the position to the end of the pass."""
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -305,17 +304,17 @@ class Loader:
             self.skipped[video] = reason
             if len(self.skipped) > most:
                 raise InputError(
-                    f"{reason}; more than {most} of {self.videos} videos cannot be read: "
-                    f"{', '.join(self.skipped)}; repair them, --data.on_bad_sample skip is for a few"
+                    f"{reason}; more than {most} of {self.videos} videos are unreadable: "
+                    f"{', '.join(self.skipped)}; repair them (--data.on_bad_sample skip tolerates only a few)"
                 )
-            line = f"{reason}; skipped, as {len(self.skipped)} of {self.videos} videos"
+            line = f"{reason}; skipped ({len(self.skipped)} of {self.videos} videos so far)"
             print(line, file=sys.stderr, flush=True)
 
 
 def outlive_a_stop(worker: int = 0) -> None:
-    """A worker leaves when the loader does: signals that ask a whole group of processes to stop are the main one's.
+    """Make a worker ignore the first stop signal to its process group; it exits with the loader instead.
 
-    A second SIGTERM ends it, so that no worker can be stuck for ever.
+    A second SIGTERM terminates it, so that no worker hangs forever.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))

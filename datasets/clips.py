@@ -1,8 +1,8 @@
-"""Which frames, labels and features make a sample: clips for training, whole videos for the test view (section 4).
+"""Samples of frames, labels and features: random clips for training, whole videos for testing (section 4).
 
-Numbers in this file: video frames are 1-based as their files; `n` is a video's number of frames; clip frames are
-`stride` video frames apart; T' = max(1, n // stride) is the length of a video in the test view, hence of its features.
-Label column k (from 0) stands for video frame k + 1.
+Conventions: video frames are numbered from 1, as their files. `n` is the number of frames of a video. Clip frames are
+`stride` video frames apart. T' = max(1, n // stride) is the length of a video in the test view and of its features.
+Label column k (from 0) belongs to video frame k + 1.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,13 +25,13 @@ from datasets.transforms import View, augmented_view, centred_view, render
 from datasets.windows import Part, Window, split
 from eval.dense import step_labels
 
-FIRST_FRAMES = 10  # a video too short to choose from still starts at one of its first ten frames
-MISSING_LIMIT = 0.01  # more than this share of videos without frames is a mistake, not a few failed downloads
+FIRST_FRAMES = 10  # clips of a short video start at one of its first ten frames
+MISSING_LIMIT = 0.01  # a larger share of videos without frames is an error, not a few failed downloads
 FineWindow = Literal["first", "centred"]
 
 
 class Skipped(NamedTuple):
-    """A video that cannot be read, and the line that says why."""
+    """An unreadable video and the reason."""
 
     video: str
     reason: str
@@ -45,45 +45,45 @@ class Sample(TypedDict):
     labels: Tensor  # (C,L) float32, 0 or 1
     num_frames: int  # n
     fine_features: NotRequired[dict[str, Tensor]]  # {layer: (C,T',7,7)}
-    fine_clip: NotRequired[Tensor]  # (T',H,W,3) uint8: the frames that fine features would be of
-    fine_labels: NotRequired[Tensor]  # (C,L') float32, of fine_clip
-    start: NotRequired[int]  # the clip's first frame on the axis of fine_features or fine_clip
-    part: NotRequired[Part]  # of a test video: the window that the clip is
-    skipped: NotRequired[list[Skipped]]  # of training: videos that could not be read, in whose place this one is
+    fine_clip: NotRequired[Tensor]  # (T',H,W,3) uint8: the frames of the fine features
+    fine_labels: NotRequired[Tensor]  # (C,L') float32, labels of fine_clip
+    start: NotRequired[int]  # first clip frame on the axis of fine_features or fine_clip
+    part: NotRequired[Part]  # test videos only: the window of the clip
+    skipped: NotRequired[list[Skipped]]  # training only: the unreadable videos that this clip replaces
 
 
 # --- which frames -----------------------------------------------------------------------------------------------------
 
 
 def draw_first_frame(rng: np.random.Generator, n: int, clip_span: int) -> int:
-    """First video frame of a training clip: uniform in [1, max(10, n - clip_span)], both included, within the video."""
+    """Draw the first video frame of a training clip, uniform in [1, min(n, max(10, n - clip_span))] inclusive."""
     return int(rng.integers(1, min(n, max(FIRST_FRAMES, n - clip_span)), endpoint=True))
 
 
 def clip_frames(first: int, n: int, *, stride: int, clip_span: int) -> range:
-    """Video frames of a training clip: every stride-th of the span, as far as the video goes."""
+    """Return the video frames of a training clip: every stride-th of the span, up to the end of the video."""
     return range(first, min(first + clip_span - 1, n) + 1, stride)
 
 
 def video_frames(n: int, stride: int) -> range:
-    """Video frames of the test view: n // stride of them from the first; a video below one stride gives its first."""
+    """Return the video frames of the test view: n // stride of them, but at least the first."""
     return range(1, video_length(n, stride) * stride + 1, stride)
 
 
 def video_length(n: int, stride: int) -> int:
-    """Clip frames of a whole video (T'), also the length of its features."""
+    """Return the number of clip frames and feature frames of a whole video (T')."""
     return max(1, n // stride)
 
 
 def place_window(first: int, T: int, total: int, *, length: int, mode: FineWindow) -> tuple[int, int]:
-    """First feature frame that a clip gets to see, and the clip's first frame relative to it.
+    """Return the first feature frame visible to a clip, and the first clip frame relative to it.
 
     Args:
-        first, T: The clip on the fine axis: its first frame (from 0) and its frames.
+        first, T: First frame (from 0) and length of the clip on the fine axis.
         total: Feature frames of the video (T').
-        length: Feature frames that the network is given at most.
-        mode: "first" for the video's first frames, as published; "centred" for a window around the clip, moved as
-            little as it takes to stay within the video.
+        length: Maximum number of feature frames passed to the network.
+        mode: "first" for the first frames of the video, as published; "centred" for a window around the clip, shifted
+            only as needed to stay within the video.
     """
     if mode == "first":
         return 0, first
@@ -95,7 +95,7 @@ def place_window(first: int, T: int, total: int, *, length: int, mode: FineWindo
 
 
 def frame_labels(video: Video, n: int, num_classes: int, start: int = 0, stop: int | None = None) -> Tensor:
-    """Labels (C, stop-start) float32 of label columns start..stop-1 of a video with n frames (by default all n).
+    """Return labels (C, stop-start) float32 for columns start..stop-1 of a video with n frames (default: all n).
 
     Column k is 1 for a class iff an action of it has start < k * duration / n < end (`eval.dense.step_labels`).
     """
@@ -107,14 +107,14 @@ def frame_labels(video: Video, n: int, num_classes: int, start: int = 0, stop: i
 
 
 class VideoFrames(NamedTuple):
-    """A video whose frames are there, and how many."""
+    """A video and its number of frames, at least 1."""
 
     video: Video
     n: int
 
 
 class Found(NamedTuple):
-    """Videos with frames, and the ids of those left out: without frames, or too short."""
+    """Usable videos, and the ids of skipped ones: without frames, or too short."""
 
     videos: list[VideoFrames]
     missing: list[str]
@@ -130,15 +130,15 @@ def find_videos(
     allow_gaps: bool = False,
     listings: Mapping[str, Listing] | None = None,
 ) -> Found:
-    """The videos that can be used, with their numbers of frames.
+    """Find the usable videos and their numbers of frames.
 
     Args:
-        videos: Listed videos.
-        frames: The folder with one folder of frames per video.
-        min_frames: Shorter videos are left out (for training only: the test view takes any length).
+        videos: Annotated videos.
+        frames: Folder with one folder of frames per video.
+        min_frames: Skip shorter videos (training only: the test view supports any length).
         allow_missing: Accept any number of videos without frames; otherwise more than 1% is an error.
-        allow_gaps: Accept videos that lack a frame among others, for a dataset that skips what cannot be read.
-        listings: Of the videos' folders, such as the index gives; None to list them.
+        allow_gaps: Accept videos with missing frames, for a dataset that skips unreadable videos.
+        listings: Listings of the video folders, e.g. from the index; None lists them.
     """
     if listings is None:
         listings = look_into_folders(frames, [video.id for video in videos], list_frames)
@@ -152,7 +152,7 @@ def find_videos(
     if len(found.missing) > MISSING_LIMIT * len(videos) and not allow_missing:
         raise InputError(
             f"{frames}: {len(found.missing)} of {len(videos)} videos have no frames: {first_few(found.missing)}; "
-            "correct --data.frames, or go without them by --data.allow_missing true"
+            "correct --data.frames, or skip these videos with --data.allow_missing true"
         )
     return found
 
@@ -162,20 +162,20 @@ def find_videos(
 
 @dataclass(kw_only=True, eq=False)
 class _VideoDataset(Dataset[Sample | Skipped]):
-    """What training clips and test videos have in common; indexed by (epoch, index).
+    """Base class of training clips and test videos, indexed by (epoch, index).
 
     Attributes:
         videos: Videos and their numbers of frames, from `find_videos`.
-        frames: The folder with one folder of frames per video.
+        frames: Folder with one folder of frames per video.
         num_classes: C.
-        size: Pixels of the square that the network sees.
+        size: Side of the network's input in pixels.
         stride: Video frames between clip frames.
-        decode: JPEG decoder; by default the fastest.
-        store: Features of the Fine stream, added to every sample; must have all the videos.
-        fine_frames: Feature frames of a sample at most.
+        decode: JPEG decoder (default: the fastest).
+        store: Features of the Fine stream, added to every sample; must contain all videos.
+        fine_frames: Maximum number of feature frames per sample.
         fine_window: See `place_window`.
-        fine_clips: In place of stored features, every sample has the frames that they would be of, in its own view.
-        skip_unreadable: A video that cannot be read is reported in its place; otherwise it is an error.
+        fine_clips: Instead of stored features, add the frames of the features to every sample, in the clip's view.
+        skip_unreadable: Report unreadable videos instead of raising.
     """
 
     videos: Sequence[VideoFrames] = field(kw_only=False)
@@ -200,9 +200,9 @@ class _VideoDataset(Dataset[Sample | Skipped]):
     def _sample(
         self, index: int, numbers: range, choose_view: Callable[[int, int], View], labels: Tensor, first: int
     ) -> Sample:
-        """The clip of these video frames, `first` on the fine axis, and what the Fine stream sees of the video.
+        """Build a sample of the given video frames, whose first is frame `first` of the fine axis.
 
-        All of it is shown in the view that `choose_view` gives for the width and height of the video's frames.
+        All frames share the view returned by `choose_view(width, height)`.
         """
         video, n = self.videos[index]
         total = video_length(n, self.stride)
@@ -227,25 +227,25 @@ class _VideoDataset(Dataset[Sample | Skipped]):
         return sample
 
     def _labels(self, index: int, start: int, stop: int) -> Tensor:
-        """Labels (C,L) of the video's frames start..stop-1 in the test view."""
+        """Return labels (C,L) of clip frames start..stop-1 in the test view."""
         video, n = self.videos[index]
         return frame_labels(video, n, self.num_classes, start * self.stride, min(n, stop * self.stride))
 
 
 @dataclass(kw_only=True, eq=False)
 class TrainClips(_VideoDataset):
-    """Random clips: item (epoch, index) is one clip of the index-th video, always the same for the same seed.
+    """Random clips: item (epoch, index) is a clip of video `index`, determined by (seed, epoch, index).
 
     Attributes:
-        seed: Of every draw.
-        clip_span: Video frames that a clip covers.
+        seed: Random seed.
+        clip_span: Video frames spanned by a clip.
     """
 
     seed: int
     clip_span: int = 640
 
     def __getitem__(self, key: tuple[int, ...]) -> Sample:
-        """In place of a video that cannot be read, where that is not an error, comes the next one's clip."""
+        """Return a clip; with `skip_unreadable`, an unreadable video is replaced by the next one."""
         epoch, first = key
         skipped: list[Skipped] = []
         while True:
@@ -275,12 +275,12 @@ class TrainClips(_VideoDataset):
 class TestVideos(_VideoDataset):
     """Videos in the test view, whole or in windows; the same items in every epoch.
 
-    Item (epoch, index, number) is a window of the index-th video, (epoch, index) its first: the whole video where it
-    fits one. Labels are cut to stride * (n // stride) columns; a video below one stride keeps all its n.
+    Item (epoch, index, number) is a window of video `index`, and (epoch, index) its first window: the whole video if it
+    fits. Labels are cropped to stride * (n // stride) columns; a video shorter than one stride keeps all n.
 
     Attributes:
-        window, overlap: Clip frames, see `datasets.windows.split`; None: whole videos.
-        windows: Those of each video.
+        window, overlap: In clip frames, see `datasets.windows.split`; window None: whole videos.
+        windows: Windows of each video.
     """
 
     __test__ = False  # pytest: not a test
@@ -294,7 +294,7 @@ class TestVideos(_VideoDataset):
         self.windows = [split(video_length(n, self.stride), self.window, self.overlap) for _, n in self.videos]
 
     def __getitem__(self, key: tuple[int, ...]) -> Sample | Skipped:
-        """Of a video that cannot be read, where that is not an error, comes the reason."""
+        """Return a window; with `skip_unreadable`, the reason if the video is unreadable."""
         _, index, *number = key
         part = Part(number[0] if number else 0, self.windows[index])
         start, stop = part.windows[part.number]

@@ -1,15 +1,15 @@
-"""The feature store: the Fine stream's outputs for every video, written once and read a window at a time.
+"""Store the Fine stream's features of every video: written once, read in windows.
 
-A folder holds `<video id>.safetensors`, one tensor (T,C,7,7) a level, time outermost so that a window of frames is one
-contiguous piece of the file; and `manifest.json`, which says of what network, stride and crop they are:
+The folder contains one `<video id>.safetensors` per video, with a tensor (T,C,7,7) per level. Time is the first
+dimension, so a window of frames is contiguous. `manifest.json` records the network, stride and crop:
 
     {"checkpoint": path, "checkpoint_sha256": ..., "stride": 10, "crop": 224, "dtype": "float16",
      "layers": {"layer1": 24, ...}, "videos": {id: {"frames": T, "sha256": of the video's file}}}
 
-and, of features extracted in windows, their "window" and "overlap" in frames.
+and, for features extracted in windows, "window" and "overlap" in frames.
 
-A file stands under its final name only when it is whole. A video counts as extracted only when the manifest has it and
-its file's header and size fit; the files' own checksums are for whoever suspects the disk.
+A file gets its final name only when complete. A video counts as extracted only if it is in the manifest and the header
+and size of its file are correct. The checksums allow a full verification.
 """
 
 import fcntl
@@ -34,11 +34,11 @@ from common.text import first_few
 from datasets.safetensors_writer import DTYPE_NAMES, SafetensorsWriter
 
 MANIFEST = "manifest.json"
-GRID = 7  # features are averaged adaptively to 7x7 positions
+GRID = 7  # features are pooled to 7x7 positions
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 FLUSH_SECONDS = 5.0
-SHOWN = 12  # of a checksum's 64 digits, in messages
-OPTIONS = {  # what two stores must agree on, and the option that sets it
+SHOWN = 12  # digits of a checksum in messages
+OPTIONS = {  # settings that must agree, and their options
     "checkpoint_sha256": "--features.checkpoint",
     "stride": "--data.stride",
     "crop": "--data.size",
@@ -49,7 +49,7 @@ OPTIONS = {  # what two stores must agree on, and the option that sets it
 
 
 class Settings(TypedDict):
-    """What features are of; `window` and `overlap` only where videos were not taken whole."""
+    """Settings of the extraction; `window` and `overlap` only if videos were split."""
 
     checkpoint: str
     checkpoint_sha256: str
@@ -61,21 +61,21 @@ class Settings(TypedDict):
 
 
 class VideoEntry(TypedDict):
-    """A video's features: their number (T), and the sha256 of their file."""
+    """Features of a video: number of frames (T) and SHA-256 of the file."""
 
     frames: int
     sha256: str
 
 
 class Manifest(Settings):
-    """The manifest, as described above."""
+    """Content of the manifest, as described above."""
 
     layers: dict[str, int]
     videos: dict[str, VideoEntry]
 
 
 def file_sha256(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -85,7 +85,7 @@ def _features_path(folder: Path, video: str) -> Path:
 
 
 def _read_manifest(folder: Path) -> Manifest | None:
-    """The manifest, or None where there is none yet."""
+    """Read the manifest; None if it does not exist."""
     path = folder / MANIFEST
     try:
         return TypeAdapter(Manifest).validate_json(path.read_bytes())
@@ -105,15 +105,15 @@ def _refuse_disagreement(
             stored, value = ("null" if shown is None else str(shown)[:SHOWN] for shown in (stored, value))
             raise InputError(
                 f"{folder / MANIFEST}: features were extracted with {setting} {stored}{source}, "
-                f"but {OPTIONS[setting]} gives {value}; {remedy}"
+                f"but {OPTIONS[setting]} is {value}; {remedy}"
             )
 
 
 class FeatureWriter(AbstractContextManager["FeatureWriter"]):
-    """Fills a store, continuing one of the same settings.
+    """Write a store, or continue one with the same settings.
 
-    A context manager: its end, however it comes, saves the manifest. Several processes may fill one folder: saving the
-    manifest merges what others have added to it.
+    A context manager that saves the manifest on exit, also after an error. Several processes may write to one folder:
+    saving the manifest merges their entries.
     """
 
     def __init__(self, folder: str | Path, settings: Settings) -> None:
@@ -134,17 +134,17 @@ class FeatureWriter(AbstractContextManager["FeatureWriter"]):
         self.flush()
 
     def is_complete(self, video: str, frames: int, *, verify: bool = False) -> bool:
-        """Whether the store has this video's features with this many frames (T): its file has the size and header.
+        """Return whether the store contains this video with this number of frames (T), by file size and header.
 
         Args:
-            verify: Its bytes must be those that were written, too, which takes reading all of them.
+            verify: Also compare the checksum, which reads the whole file.
         """
         entry = self._manifest["videos"].get(video)
         path = _features_path(self.folder, video)
         if entry is None or entry["frames"] != frames or not path.is_file():
             return False
         try:
-            with safe_open(path, "pt") as file:  # refuses a file whose size is not what its header says
+            with safe_open(path, "pt") as file:  # raises if the size does not match the header
                 slices = {layer: file.get_slice(layer) for layer in file.keys()}  # noqa: SIM118
                 stored = {layer: (x.get_dtype(), tuple(x.get_shape())) for layer, x in slices.items()}
         except (OSError, SafetensorError):
@@ -154,11 +154,10 @@ class FeatureWriter(AbstractContextManager["FeatureWriter"]):
         return stored == expected and (not verify or file_sha256(path) == entry["sha256"])
 
     def write(self, video: str, features: Mapping[str, Tensor], *, frames: int | None = None) -> None:
-        """Store a video's features {layer: (C,T,7,7) or (1,C,T,7,7)}, any device and floating type.
+        """Store features {layer: (C,T,7,7) or (1,C,T,7,7)} of a video, on any device and in any floating-point dtype.
 
         Args:
-            frames: T, where these are only the next ones of them, from the first to the last: of what is not continued
-                to the end, nothing stays.
+            frames: Total T, if `features` are only the next frames in order. Incomplete videos are discarded.
         """
         stored = self._as_stored(video, features)
         if video not in self._unfinished:
@@ -172,27 +171,28 @@ class FeatureWriter(AbstractContextManager["FeatureWriter"]):
                 self.flush()
 
     def _as_stored(self, video: str, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """{layer: (T,C,7,7)}, finite and of the widths that the store has."""
+        """Convert to {layer: (T,C,7,7)}, and check for finite values and the store's channels."""
         stored = {}
         for layer, x in features.items():
             stored[layer] = x.reshape(x.shape[-4:]).transpose(0, 1).contiguous().to("cpu", self.dtype)
             if not torch.stack(stored[layer].aminmax()).isfinite().all():
                 raise InputError(
-                    f"{self.folder}: video {video}: {layer} is not finite as {self._manifest['dtype']}; "
+                    f"{self.folder}: video {video}: {layer} has non-finite values in {self._manifest['dtype']}; "
                     "check --features.checkpoint, or use --features.dtype float32"
                 )
         widths = {layer: x.shape[1] for layer, x in stored.items()}
         known = self._manifest["layers"] or widths
         if widths != known:
-            raise InputError(f"{self.folder}: holds layers {known}, video {video} has {widths}; delete the folder")
+            what = f"contains layers {known}, but video {video} has {widths}"
+            raise InputError(f"{self.folder}: {what}; delete the folder and extract again")
         self._manifest["layers"] = widths
         return stored
 
     def flush(self) -> None:
-        """Save the manifest, keeping the videos that other processes have added meanwhile."""
+        """Save the manifest, merging the videos added by other processes."""
         lock = os.open(self.folder, os.O_RDONLY)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the folder is this process's alone, among those of this machine
+            fcntl.flock(lock, fcntl.LOCK_EX)  # exclusive among the processes of this machine
             others = _read_manifest(self.folder)
             if others is not None:
                 self._manifest["videos"] = others["videos"] | self._manifest["videos"]
@@ -205,7 +205,7 @@ class FeatureWriter(AbstractContextManager["FeatureWriter"]):
 
 
 class FeatureStore:
-    """Reads a store. Holds no open files, so loader workers may share it."""
+    """Read a store. No files are kept open, so loader workers may share it."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -216,33 +216,33 @@ class FeatureStore:
         self.layers = manifest["layers"]  # {layer: C}
 
     def frames(self, video: str) -> int:
-        """Number of feature frames (T) of a video."""
+        """Return the number of feature frames (T) of a video."""
         return self.manifest["videos"][video]["frames"]
 
     def check(self, *, stride: int, size: int, checkpoint_sha256: str | None, layers: Mapping[str, int]) -> None:
-        """Raise where the features are not those of this configuration, naming the setting.
+        """Raise if the features do not match the configuration, naming the setting.
 
         Args:
             stride: Video frames between feature frames.
-            size: Pixels of the crop that the Fine stream saw.
-            checkpoint_sha256: Of the Fine checkpoint; None where it is not at hand.
-            layers: Channels by level that the network expects.
+            size: Side of the Fine stream's input in pixels.
+            checkpoint_sha256: SHA-256 of the Fine checkpoint; None if unavailable.
+            layers: Channels per level expected by the network.
         """
         known = {} if checkpoint_sha256 is None else {"checkpoint_sha256": checkpoint_sha256}
-        remedy = "run extract_fineFEAT.py into another --features.dir, or correct the option"
+        remedy = "run extract_fineFEAT.py with another --features.dir, or correct the option"
         _refuse_disagreement(self.folder, self.manifest, {"stride": stride, "crop": size, **known}, remedy)
         if dict(layers) != self.layers:
             raise InputError(
                 f"{self.folder / MANIFEST}: features have channels {self.layers}, but --model.variant "
-                f"takes {dict(layers)}; {remedy}"
+                f"expects {dict(layers)}; {remedy}"
             )
 
     def missing(self, videos: Iterable[str]) -> list[str]:
-        """The videos without features, in order."""
+        """Return the videos without features, in order."""
         return [v for v in videos if v not in self.manifest["videos"] or not _features_path(self.folder, v).is_file()]
 
     def require(self, frames: Mapping[str, int]) -> None:
-        """Raise where a video of {id: T} lacks features, or has them for another number of frames."""
+        """Raise if a video of {id: T} has no features, or a different number of them."""
         missing = self.missing(frames)
         if missing:
             lacking = f"{len(missing)} of {len(frames)} videos lack features: {first_few(missing)}"
@@ -250,14 +250,14 @@ class FeatureStore:
         for video, T in frames.items():
             if self.frames(video) != T:
                 raise InputError(
-                    f"{_features_path(self.folder, video)}: {self.frames(video)} frames of features where "
-                    f"the video's JPEGs give {T}; run extract_fineFEAT.py on the present --data.frames"
+                    f"{_features_path(self.folder, video)}: {self.frames(video)} feature frames, but the video's JPEG "
+                    f"files give {T}; run extract_fineFEAT.py again with the current --data.frames"
                 )
 
     def read(self, video: str, start: int, stop: int, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """Features of frames start..stop-1 (from 0, cut to what there is): {layer: (C,t,7,7)} in the stored dtype.
+        """Read features of frames start..stop-1 (from 0, clipped to the video): {layer: (C,t,7,7)} in the stored dtype.
 
-        Only the window is read. Memory is (t,C,7,7).
+        Only the window is read. The memory layout is (t,C,7,7).
         """
         path = _features_path(self.folder, video)
         try:

@@ -1,8 +1,8 @@
-"""Videos as folders of JPEG frames: counting and decoding.
+"""Count and decode the JPEG frames of videos.
 
-Frame k (from 1) of a video is `<frames>/<id>/<id>-00000k.jpg`. A decoder turns one such file into a uint8 tensor
-(H,W,3) of RGB, the layout in which clips stay until they are normalised. A frame that is missing, truncated or
-unreadable is an `InputError` that names its file, never a shorter clip.
+Frame k (from 1) of a video is `<frames>/<id>/<id>-00000k.jpg`. A decoder converts a file to an RGB uint8 tensor
+(H,W,3), the layout of clips until they are normalised. A missing, truncated or unreadable frame raises an `InputError`
+with its file name; clips are never shortened.
 """
 
 import os
@@ -28,26 +28,26 @@ Decoder = Callable[[Path], Tensor]
 T = TypeVar("T")
 
 SUFFIX = ".jpg"
-SCAN_THREADS = 16  # listing folders waits for the disk or the network, not for the processor
-SCANNED_TOGETHER = 32  # videos that a thread takes at a time
+SCAN_THREADS = 16  # listing folders is bound by disk or network, not by the processor
+SCANNED_TOGETHER = 32  # videos per task of a thread
 END_OF_IMAGE = b"\xff\xd9"
-APP1 = 0xE1  # markers of a JPEG file's segments
+APP1 = 0xE1  # markers of JPEG segments
 START_OF_FRAME = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
 START_OF_SCAN = 0xDA
 
 
 def frame_path(root: str | Path, video: str, number: int) -> Path:
-    """The file of a video's frame; `number` counts from 1."""
+    """Return the file of a frame; `number` counts from 1."""
     return Path(root, video, f"{video}-{number:06d}{SUFFIX}")
 
 
 class Listing(NamedTuple):
-    """What the names in a video's folder say of its frames.
+    """Frames of a video by file name.
 
     Attributes:
-        last: The highest number of a frame; without holes, the number of frames. 0 without a folder or frames.
-        holes: Missing frames as (first, last) of each row of them, in order.
-        stray: A file that is named like a frame but not numbered like one, if there is any.
+        last: Highest frame number; without holes, the number of frames. 0 without a folder or frames.
+        holes: Missing frames as (first, last) of each gap, in order.
+        stray: The first file with the name of a frame but an invalid number, if any.
     """
 
     last: int = 0
@@ -56,7 +56,7 @@ class Listing(NamedTuple):
 
 
 def list_frames(root: str | Path, video: str) -> Listing:
-    """The frames in a video's folder. Names are listed, no file is touched."""
+    """List the frames in a video's folder by name, without opening files."""
     prefix = f"{video}-"
     try:
         names = [name for name in os.listdir(Path(root, video)) if name.startswith(prefix) and name.endswith(SUFFIX)]
@@ -65,7 +65,7 @@ def list_frames(root: str | Path, video: str) -> Listing:
     n = len(names)
     last = frame_path(root, video, n).name
     if n and max(names) == last and sum(map(len, names)) == n * len(last):
-        return Listing(n)  # just frames 1..n, as nearly always
+        return Listing(n)  # exactly frames 1..n, the usual case
     numbers, stray = [], None
     for name in sorted(names):
         digits = name[len(prefix) : -len(SUFFIX)]
@@ -80,29 +80,29 @@ def list_frames(root: str | Path, video: str) -> Listing:
 
 
 def usable_frames(root: str | Path, video: str, listing: Listing, *, allow_gaps: bool = False) -> int:
-    """Number of frames of a listed folder.
+    """Return the number of frames of a listed folder.
 
-    A hole is a missing frame, hence an error; or it is counted (`allow_gaps`), and an error for who reads it.
+    Missing frames raise an error, here or, with `allow_gaps`, only when they are read.
     """
     if not listing.holes or (allow_gaps and listing.last):
         return listing.last
     path = frame_path(root, video, listing.holes[0][0])
     if listing.stray:
-        raise InputError(f"{path}: missing frame (rename {listing.stray}: frames are numbered from 000001, six digits)")
-    others = frame_path(root, video, listing.last).name
-    raise InputError(f"{path}: missing frame (others go up to {others}); extract the video's frames again")
+        raise InputError(f"{path}: missing frame (rename {listing.stray}: frame numbers have six digits, from 000001)")
+    last = frame_path(root, video, listing.last).name
+    raise InputError(f"{path}: missing frame (the last frame is {last}); extract the video's frames again")
 
 
 def count_frames(root: str | Path, video: str) -> int:
-    """Number of frame files in the video's folder; 0 without the folder. See `usable_frames`."""
+    """Return the number of frames in a video's folder, 0 without the folder. See `usable_frames`."""
     return usable_frames(root, video, list_frames(root, video))
 
 
 def look_into_folders(root: str | Path, videos: Iterable[str], look: Callable[[Path, str], T]) -> dict[str, T]:
-    """What `look` says of every video's folder, given the root and the video, in the given order."""
+    """Call `look(root, video)` for every video in parallel; return the results in the given order."""
     root, videos = Path(root), list(videos)
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; set --data.frames to the folder that holds <id>/<id>-000001.jpg")
+        raise InputError(f"{root}: no such folder; set --data.frames to the folder that contains <id>/<id>-000001.jpg")
     shares = [videos[first : first + SCANNED_TOGETHER] for first in range(0, len(videos), SCANNED_TOGETHER)]
     with ThreadPoolExecutor(SCAN_THREADS) as pool:
         looked = pool.map(lambda share: [look(root, video) for video in share], shares)
@@ -110,18 +110,18 @@ def look_into_folders(root: str | Path, videos: Iterable[str], look: Callable[[P
 
 
 def count_all_frames(root: str | Path, videos: Iterable[str]) -> dict[str, int]:
-    """Number of frames of every video (0 without a folder), in the given order; see `count_frames`."""
+    """Return the number of frames of every video in the given order; see `count_frames`."""
     listings = look_into_folders(root, videos, list_frames)
     return {video: usable_frames(root, video, listing) for video, listing in listings.items()}
 
 
 def get_decoder(backend: str = "auto") -> Decoder:
-    """The function that decodes one JPEG file into a uint8 tensor (H,W,3) of RGB, upright as a viewer shows it.
+    """Return a function that decodes a JPEG file to an upright RGB uint8 tensor (H,W,3).
 
-    Whatever the backend, the pixels are PIL's to the last bit, and so is what is refused.
+    All backends give exactly the pixels of PIL and reject the same files.
 
     Args:
-        backend: One of `BACKENDS`, or "auto": the fastest that is installed.
+        backend: One of `BACKENDS`, or "auto" for the fastest installed one.
     """
     if backend == "auto":
         backend = next(name for name in BACKENDS if name != "accimage" and _is_installed(name))
@@ -129,12 +129,12 @@ def get_decoder(backend: str = "auto") -> Decoder:
         raise InputError(f"--data.image_backend {backend}: choose one of auto, {', '.join(BACKENDS)}")
     if not _is_installed(backend):
         how = "conda install -c conda-forge accimage" if backend == "accimage" else f"pip install {backend}"
-        raise InputError(f"--data.image_backend {backend}: not installed; `{how}`, or use auto")
+        raise InputError(f"--data.image_backend {backend}: not installed; run `{how}` or use auto")
     return partial(_decode, BACKENDS[backend])
 
 
 def read_frames(root: str | Path, video: str, numbers: Iterable[int], decode: Decoder) -> Iterator[Tensor]:
-    """Decodes frames (H,W,3) of a video, all of one size, one at a time; `numbers` count from 1."""
+    """Decode frames (H,W,3) of a video one at a time, all of one size; `numbers` count from 1."""
     first = None
     for number in numbers:
         path = frame_path(root, video, number)
@@ -142,20 +142,20 @@ def read_frames(root: str | Path, video: str, numbers: Iterable[int], decode: De
         first = frame.shape if first is None else first
         if frame.shape != first:
             (h, w), (h0, w0) = frame.shape[:2], first[:2]
-            raise InputError(f"{path}: {w}x{h} pixels where the video has {w0}x{h0}; extract its frames again")
+            raise InputError(f"{path}: {w}x{h} pixels, but the other frames have {w0}x{h0}; extract the frames again")
         yield frame
 
 
 def _is_installed(backend: str) -> bool:
     try:
         import_module({"pil": "PIL", "torchcodec": "torchcodec.decoders"}.get(backend, backend))
-    except (ImportError, OSError, RuntimeError):  # torchcodec's, where it does not fit the installed torch
+    except (ImportError, OSError, RuntimeError):  # torchcodec that does not match the installed torch
         return False
     return True
 
 
 def _decode(fast: Callable[[Path, bytes], Tensor] | None, path: Path) -> Tensor:
-    """A plain file by the fast decoder. Whatever is not plain, or is refused by it, is PIL's to decode or to refuse."""
+    """Decode plain files with the fast decoder, and all others, or those that it rejects, with PIL."""
     try:
         data = path.read_bytes()
         if fast is not None and _is_plain(data):
@@ -163,47 +163,47 @@ def _decode(fast: Callable[[Path, bytes], Tensor] | None, path: Path) -> Tensor:
                 return fast(path, data)
         with Image.open(BytesIO(data), formats=["JPEG"]) as image:
             image.load()
-            with suppress(Exception):  # EXIF that cannot be read, in any of many ways, turns nothing
+            with suppress(Exception):  # ignore unreadable EXIF, which raises many kinds of errors
                 ImageOps.exif_transpose(image, in_place=True)
             return torch.from_numpy(np.array(image.convert("RGB")))
     except FileNotFoundError:
         raise InputError(f"{path}: missing frame; extract the video's frames again") from None
-    except (OSError, SyntaxError, ValueError) as error:  # SyntaxError: PIL's broken headers
+    except (OSError, SyntaxError, ValueError) as error:  # SyntaxError: broken headers in PIL
         reason = "not a JPEG file" if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise InputError(f"{path}: unreadable frame ({reason}); extract the video's frames again") from None
 
 
 def _is_plain(data: bytes) -> bool:
-    """Whether a JPEG file is grey or of three channels, and has no segment that may turn it (APP1: EXIF, XMP).
+    """Return whether a JPEG file has 1 or 3 channels and no segment that may rotate it (APP1: EXIF, XMP).
 
-    A look at the segments before its pixels, a few microseconds (each: 0xFF, a marker, a length in 2 bytes).
+    Takes a few microseconds: only the segments before the pixels are read (0xFF, a marker, a 2-byte length).
     """
     at, channels = 2, 0
     while len(data) > at + 9 and data[at] == 0xFF and data[at + 1] != APP1:
         if data[at + 1] in START_OF_FRAME:
             channels = data[at + 9]
         elif data[at + 1] == START_OF_SCAN:
-            return channels in (1, 3)  # of four, decoders make another RGB than PIL
+            return channels in (1, 3)  # other decoders convert 4 channels differently from PIL
         at += 2 + int.from_bytes(data[at + 2 : at + 4])
     return False
 
 
 def _decode_simplejpeg(path: Path, data: bytes) -> Tensor:
-    """libjpeg-turbo; refuses also what could be repaired."""
+    """libjpeg-turbo; also rejects repairable files."""
     from simplejpeg import decode_jpeg
 
     return torch.from_numpy(decode_jpeg(data))
 
 
 def _decode_torchcodec(path: Path, data: bytes) -> Tensor:
-    """libjpeg-turbo; would turn by EXIF itself, but is given no such file."""
+    """libjpeg-turbo; would apply EXIF orientation, but gets no such files."""
     from torchcodec.decoders import decode_image
 
-    return decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8)).permute(1, 2, 0)  # its memory is (H,W,3)
+    return decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8)).permute(1, 2, 0)  # memory layout (H,W,3)
 
 
 def _decode_torchvision(path: Path, data: bytes) -> Tensor:
-    """libjpeg-turbo, the same code as torchcodec's; deprecated there."""
+    """libjpeg-turbo, the same code as in torchcodec; deprecated in torchvision."""
     from torchvision.io import ImageReadMode, decode_jpeg
 
     pixels: Tensor = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
@@ -211,7 +211,7 @@ def _decode_torchvision(path: Path, data: bytes) -> Tensor:
 
 
 def _decode_accimage(path: Path, data: bytes) -> Tensor:
-    """Fills planes (3,H,W), of grey files too; only warns of a truncated file, and shows grey where it ends."""
+    """Planes (3,H,W), also for grey files; only warns about truncated files and fills the rest with grey."""
     from accimage import Image as PlanarImage
 
     if not data.endswith(END_OF_IMAGE):
@@ -222,8 +222,8 @@ def _decode_accimage(path: Path, data: bytes) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(planes.transpose(1, 2, 0)))
 
 
-# As "auto" tries them. A frame of 320x240 takes 0.21, 0.27, 0.26 (torchvision, deprecated) and 0.38 ms (PIL); accimage,
-# which pip does not install, was not measured.
+# In the order of "auto". A 320x240 frame takes 0.21, 0.27, 0.26 (torchvision, deprecated) and 0.38 ms (PIL). accimage,
+# which pip cannot install, was not measured.
 BACKENDS: dict[str, Callable[[Path, bytes], Tensor] | None] = {
     "simplejpeg": _decode_simplejpeg,
     "torchcodec": _decode_torchcodec,

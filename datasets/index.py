@@ -1,13 +1,13 @@
-"""The index of frames: what each video's folder holds, remembered from one start to the next.
+"""Cache the listings of the frame folders between runs.
 
-To list 10,000 folders of some hundred frames takes long, on a cold or distant disk minutes; to ask whether they have
-changed does not. The index is a JSON file in the frames folder, or where that cannot be written to in a spare one:
+Listing 10,000 folders of several hundred frames can take minutes on a cold or remote disk; checking whether they have
+changed is fast. The index is a JSON file in the frames folder, or in a spare folder if that is not writable:
 
     {"format": 1, "sha256": of the text of "folders", "folders": {id: [mtime_ns, ctime_ns, inode, *Listing]}}
 
-An entry holds as long as its folder's times and inode do: any file that comes or goes changes them. A frame written
-over in place does not, and does not change the listing either. An index that is damaged or of another format is left
-aside and written anew. Processes may share one: it is replaced as a whole, and entries that get lost are listed again.
+An entry is valid while the times and inode of its folder are unchanged: adding or removing a file changes them.
+Overwriting a frame in place does not, but leaves the listing unchanged. A damaged index, or one of another format, is
+rebuilt. Processes may share an index: it is replaced atomically, and lost entries are listed again.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ from datasets.frames import Listing, list_frames, look_into_folders
 
 INDEX = ".frames_index.json"
 FORMAT = 1
-SETTLING_SECONDS = 2.0  # a folder that changed just now may change again without its times telling
+SETTLING_SECONDS = 2.0  # a folder that has just changed may change again with the same times
 
 
 class Entry(NamedTuple):
-    """A folder's listing, and the state of the folder that it is of."""
+    """A folder's listing and the folder state at that time."""
 
     mtime_ns: int
     ctime_ns: int
@@ -36,21 +36,21 @@ class Entry(NamedTuple):
 
 
 def list_with_index(frames: str | Path, videos: Iterable[str], *, spare: str | Path) -> dict[str, Listing]:
-    """The listing of every video's folder, in the given order; folders that the index knows are not listed again.
+    """List the folder of every video, in the given order, using the index for unchanged folders.
 
-    Says so where the index is damaged, or folders have changed since.
+    Prints a line if the index is damaged or folders have changed.
 
     Args:
-        frames: The folder with one folder of frames per video.
-        videos: Ids.
-        spare: The folder for the index where `frames` cannot be written to.
+        frames: Folder with one folder of frames per video.
+        videos: Video ids.
+        spare: Folder for the index if `frames` is not writable.
     """
     places = Path(frames, INDEX), Path(spare, INDEX)
     known = _read(places[1]) | _read(places[0])
     settled = time.time_ns() - int(SETTLING_SECONDS * 1e9)
 
     def look(root: Path, video: str) -> Entry | None:
-        """The entry of a folder as it is now; None without a folder."""
+        """Return the current entry of a folder; None without a folder."""
         try:
             state = os.stat(root / video)
         except (FileNotFoundError, NotADirectoryError):
@@ -62,7 +62,7 @@ def list_with_index(frames: str | Path, videos: Iterable[str], *, spare: str | P
     present = look_into_folders(frames, videos, look)
     changed = [video for video, entry in present.items() if video in known and entry is not known[video]]
     if changed:
-        print(f"{places[0].parent}: {len(changed)} of {len(known)} known folders have changed and are listed again")
+        print(f"{places[0].parent}: {len(changed)} of {len(known)} indexed folders have changed; indexing them again")
     lasting = {video: entry for video, entry in present.items() if entry and entry.ctime_ns < settled}
     updated = {video: entry for video, entry in known.items() if video not in present} | lasting
     if updated != known:
@@ -71,7 +71,7 @@ def list_with_index(frames: str | Path, videos: Iterable[str], *, spare: str | P
 
 
 def _read(path: Path) -> dict[str, Entry]:
-    """The entries of an index; none where there is no index, or one that is not as it was written."""
+    """Read the entries of an index; empty if it is missing or damaged."""
     try:
         index = json.loads(path.read_bytes())
         if index["format"] != FORMAT or index["sha256"] != _digest(index["folders"]):
@@ -83,12 +83,12 @@ def _read(path: Path) -> dict[str, Entry]:
     except OSError:
         return {}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        print(f"{path}: damaged or of another version; the folders are listed again")
+        print(f"{path}: damaged or from another version; rebuilding the index")
         return {}
 
 
 def _write(places: Sequence[Path], entries: Mapping[str, Entry]) -> None:
-    """Keep the index in the first place that takes it; without one, the next start lists all folders again."""
+    """Write the index to the first writable place; without one, the next run lists all folders again."""
     folders = {video: [*entry[:3], *entry.listing] for video, entry in entries.items()}
     data = json.dumps({"format": FORMAT, "sha256": _digest(folders), "folders": folders}).encode()
     for path in places:

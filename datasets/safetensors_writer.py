@@ -1,8 +1,8 @@
-"""A safetensors file written along time, for tensors that are never in memory whole.
+"""Write a safetensors file incrementally along time, for tensors that do not fit in memory.
 
-The format (github.com/huggingface/safetensors, "Format"): the header's length in 8 bytes, a JSON header padded to a
-multiple of 8, then the tensors one after another. All lengths are known from the start, so that each piece goes to its
-place at once; the finished file has the bytes that `safetensors.torch.save` gives.
+The format (github.com/huggingface/safetensors, "Format"): the length of the header in 8 bytes, a JSON header padded to
+a multiple of 8 bytes, then the tensors in sequence. All lengths are known in advance, so each piece is written directly
+to its place. The finished file is identical to that of `safetensors.torch.save`, byte for byte.
 """
 
 import json
@@ -20,7 +20,7 @@ DTYPE_NAMES = {torch.float16: "F16", torch.float32: "F32"}
 
 
 class SafetensorsWriter:
-    """Tensors {name: (T,...)} of one dtype, T the same in all, written from the first frame to the last."""
+    """Write tensors {name: (T,...)} of one dtype and equal T, frame by frame in order."""
 
     def __init__(self, path: Path, shapes: Mapping[str, Sequence[int]], dtype: torch.dtype) -> None:
         self.path, self.dtype = path, dtype
@@ -40,13 +40,13 @@ class SafetensorsWriter:
             self.opened = opened.pop_all()
 
     def append(self, tensors: Mapping[str, Tensor]) -> bool:
-        """The next frames {name: (t,...)}, contiguous on the CPU; with the last ones the file gets its name (True)."""
+        """Append frames {name: (t,...)}, contiguous on the CPU; return True once the file is complete and renamed."""
         (t,) = {len(x) for x in tensors.values()}
         with naming(self.path):
             for name, shape in self.shapes.items():
                 x = tensors[name]
                 if x.shape[1:] != shape[1:] or x.dtype != self.dtype or self.frames + t > self.total:
-                    raise ValueError(f"{self.path}: {name} {tuple(x.shape)} {x.dtype} does not continue {shape}")
+                    raise ValueError(f"{self.path}: {name} {tuple(x.shape)} {x.dtype} is incompatible with {shape}")
                 self.file.seek(self.places[name] + self.frames * math.prod(shape[1:]) * self.dtype.itemsize)
                 self.file.write(x.numpy().data)
         self.frames += t
@@ -55,6 +55,6 @@ class SafetensorsWriter:
         return self.frames == self.total
 
     def drop(self) -> None:
-        """Remove what has been written of an incomplete file, also where a full disk keeps it from being closed."""
+        """Discard an incomplete file, even if a full disk prevents closing it."""
         with suppress(EOFError, OSError), self.opened:
-            raise EOFError  # an error keeps the file from getting its name
+            raise EOFError  # an error prevents the rename

@@ -1,4 +1,4 @@
-"""The form of the annotations as a JSON Schema, for editors and validators.
+"""Print the annotation format as a JSON Schema, for editors and validators.
 
 python -m datasets.schema > annotations.schema.json
 """
@@ -13,13 +13,13 @@ from datasets.annotations import VideoEntry
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the schema; what it cannot say (classes in range, ids once) `load_annotations` checks."""
+    """Print the schema. `load_annotations` also checks what it cannot express: class ranges and unique ids."""
     Parser(prog="python -m datasets.schema", description="Print the JSON Schema of the annotations.").parse_args(argv)
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **TypeAdapter(dict[str, VideoEntry]).json_schema(),
         "title": "Annotations",
-        "description": "Videos by id; an id is also the name of the video's frames folder",
+        "description": "Videos by id. The id is also the name of the folder with the video's frames.",
     }
     print(json.dumps(schema, indent=2))
     return 0

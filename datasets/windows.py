@@ -1,13 +1,14 @@
-"""Long videos a window at a time: where the windows lie, and how what is said of each becomes one answer.
+"""Split long videos into windows, and blend the results of the windows.
 
     clip frames  0                                  T'
     windows      [-----------]
                          [-----------]
                                     [-----------]     the last one is moved back to end with the video
-    weights      ‾‾‾‾‾‾‾‾\\__/‾‾‾‾‾‾\\__/‾‾‾‾‾‾‾‾‾‾‾     within an overlap one window fades into the next, linearly
+    weights      ‾‾‾‾‾‾‾‾\\__/‾‾‾‾‾‾\\__/‾‾‾‾‾‾‾‾‾‾‾     within an overlap one window fades linearly into the next
 
-A video that fits one window is not touched: its values are those of that window, bit for bit. The published code knows
-whole videos only; its temporal means and normalisations (squeeze-and-excitation, Grid Pool) then see a window instead.
+A video that fits one window is unchanged: its values are those of that window, bit for bit. The published code only
+processes whole videos; with windows, temporal means and normalisations (squeeze-and-excitation, Grid Pool) cover one
+window.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,24 +20,24 @@ from torch import Tensor
 
 
 class Window(NamedTuple):
-    """Frames start..stop-1 of a video, from 0; clip frames, unless said otherwise."""
+    """Frames start..stop-1 of a video, from 0; clip frames unless stated otherwise."""
 
     start: int
     stop: int
 
 
 class Part(NamedTuple):
-    """Which of a video's windows: windows[number], all of them in clip frames."""
+    """One window of a video, windows[number], in clip frames."""
 
     number: int
     windows: list[Window]
 
 
 def split(length: int, window: int | None, overlap: int) -> list[Window]:
-    """Windows that cover a video of `length` frames, in order; one where it fits a window, or `window` is None.
+    """Split a video of `length` frames into windows; a single one if it fits or `window` is None.
 
-    Otherwise each has exactly `window` frames, `overlap` of them in common with the one before; the last one, moved
-    back to end with the video, may have more.
+    Otherwise each window has exactly `window` frames and overlaps the previous one by `overlap` frames. The last one is
+    moved back to end with the video and may overlap more.
     """
     if window is None or length <= window:
         return [Window(0, length)]
@@ -47,14 +48,14 @@ def split(length: int, window: int | None, overlap: int) -> list[Window]:
 
 
 def scale(windows: Sequence[Window], factor: int) -> list[Window]:
-    """The same windows on an axis `factor` times as fine, as of the label columns of clip frames."""
+    """Scale windows to an axis that is `factor` times finer, such as label columns."""
     return [Window(start * factor, stop * factor) for start, stop in windows]
 
 
 def fade(windows: Sequence[Window], index: int) -> Tensor:
-    """Weight (t,) of each frame of a window: its distance to the nearer end at which the video goes on.
+    """Return weights (t,) of a window's frames: the distance to the nearer end with a neighbouring window.
 
-    Where two windows overlap, their shares are linear in time; `inf` for a window alone.
+    In an overlap of two windows, their shares are linear in time. Weights are `inf` for a single window.
     """
     start, stop = windows[index]
     at, endless = torch.arange(stop - start) + 0.5, torch.full((stop - start,), torch.inf)
@@ -63,29 +64,28 @@ def fade(windows: Sequence[Window], index: int) -> Tensor:
 
 
 def borders(windows: Sequence[Window]) -> list[float]:
-    """Where the windows take over from each other, the middles of their overlaps: one fewer than windows, ascending."""
+    """Return the midpoints of the overlaps, ascending: one fewer than windows."""
     return [(after.start + before.stop) / 2 for before, after in pairwise(windows)]
 
 
-Held = tuple[Tensor, Tensor]  # what windows have in common with the next one: values (C,t,...) and their weights (t,)
+Held = tuple[Tensor, Tensor]  # overlap with the next window: values (C,t,...) and weights (t,)
 
 
 def blend(
     windows: Sequence[Window], number: int, values: Tensor, held: Held | None = None
 ) -> tuple[Tensor, Held | None]:
-    """Joins what is said of a video's windows, one after the other, to one sequence.
+    """Blend the values of a video's windows into one sequence, one window at a time.
 
-    Where only one window covers a frame, its value is exactly that window's; elsewhere the mean, weighted by `fade`.
+    Frames covered by a single window keep its exact values; others get the mean weighted by `fade`.
 
     Args:
         windows: From `split`, on the axis of the values (see `scale`).
-        number: Which of them `values` is of.
-        values: (C,t,...) logits, probabilities or features, with time as their second dimension.
-        held: What was returned for the window before.
+        number: Index of the window of `values`.
+        values: (C,t,...) logits, probabilities or features.
+        held: Second result of the previous call.
 
     Returns:
-        The frames (C,f,...) that are final now: they follow on from the ones returned before, and end where the next
-        window starts. And what to hold for that one.
+        The next final frames (C,f,...), up to the start of the next window, and the overlap to pass to the next call.
     """
     if len(windows) == 1:
         return values, None
@@ -104,19 +104,19 @@ def blend(
 
 
 class Joins:
-    """Blends the windows of videos as they come, each video's in order, by name of what is said of them.
+    """Blend named values of videos as their windows arrive, in order for each video.
 
-    A window that does not follow on from the one before, because that could not be read, ends its video: nothing more
-    comes of it. No more of a video is held than its windows have in common.
+    If a window is missing because it could not be read, its video ends: later windows return nothing. Only the overlap
+    of a video is kept in memory.
     """
 
     def __init__(self) -> None:
-        self.open: dict[str, tuple[int, dict[str, Held | None]]] = {}  # by video: its next window, what is held
+        self.open: dict[str, tuple[int, dict[str, Held | None]]] = {}  # {video: (next window, overlaps)}
 
     def add(self, video: str, part: Part, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A window's {name: (C,t,...)} -> what is final now (see `blend`); {} of a video that has ended.
+        """Add values {name: (C,t,...)} of a window; return the final frames (see `blend`), {} if the video has ended.
 
-        An axis t may be a whole number of times as fine as clip frames, as that of labels is.
+        The axis t may be an integer factor finer than clip frames, as for labels.
         """
         number, windows = part
         start, stop = windows[number]

@@ -1,1 +1,1 @@
-"""A trained network on any video, and the activities it finds: what predict.py is made of."""
+"""Predict activities in any video with a trained network: the modules of predict.py."""

@@ -1,4 +1,4 @@
-"""From every frame's probabilities to activities: intervals in seconds with a class and a score, and files of them.
+"""Convert per-frame probabilities to activities (intervals in seconds with class and score), and write them to files.
 
 An activity is a run of frames whose probability reaches a threshold. Frame k (from 0) lasts from k/fps to (k+1)/fps.
 """
@@ -14,7 +14,7 @@ from scipy.ndimage import uniform_filter1d
 
 
 class Activity(NamedTuple):
-    """A class from 0, its start and end in seconds, and the highest probability between them."""
+    """Class (from 0), start and end in seconds, and the maximum probability in between."""
 
     label: int
     start: float
@@ -23,7 +23,7 @@ class Activity(NamedTuple):
 
 
 def smooth(probabilities: np.ndarray, frames: float) -> np.ndarray:
-    """Means (C,L) over so many neighbouring columns of (C,L), at most all, centred; the ends count beyond the video."""
+    """Average (C,L) over a centred window of `frames` columns, at most L; the end columns are repeated as padding."""
     width = round(min(frames, probabilities.shape[1]))
     return probabilities if width < 2 else uniform_filter1d(probabilities, width, axis=1, mode="nearest")
 
@@ -31,7 +31,7 @@ def smooth(probabilities: np.ndarray, frames: float) -> np.ndarray:
 def find_activities(
     probabilities: np.ndarray, *, threshold: float, fps: float, top: int | None = None
 ) -> list[Activity]:
-    """The runs of frames in (C,L) that reach the threshold, by start; of more than `top`, those of the best scores."""
+    """Find the runs of frames in (C,L) that reach the threshold, sorted by start; keep the `top` highest scores."""
     found = []
     for label in np.flatnonzero(probabilities.max(1) >= threshold):
         reaches = np.concatenate([[False], probabilities[label] >= threshold, [False]])
@@ -44,7 +44,7 @@ def find_activities(
 
 
 def write_csv(path: Path, probabilities: np.ndarray, names: Sequence[str], *, fps: float) -> None:
-    """A line for each frame: its number from 1, its time in seconds, and the probability of each class (C,L)."""
+    """Write one line per frame: number (from 1), time in seconds, and the probability of each class (C,L)."""
     with path.open("w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(["frame", "seconds", *names])
@@ -52,7 +52,7 @@ def write_csv(path: Path, probabilities: np.ndarray, names: Sequence[str], *, fp
 
 
 def write_json(path: Path, about: Mapping[str, Any], activities: Sequence[Activity], names: Sequence[str]) -> None:
-    """What is known of a video, and its activities with class names; seconds and scores to four places."""
+    """Write the metadata and activities of a video with class names; seconds and scores have four decimals."""
     listed = [
         {"class": label, "name": names[label], "start": round(start, 4), "end": round(end, 4), "score": round(score, 4)}
         for label, start, end, score in activities

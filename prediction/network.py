@@ -1,7 +1,7 @@
-"""A trained network on any video: the Fine stream, or the Coarse stream fused with it, a window at a time.
+"""Run a trained network on any video, window by window: the Fine stream, or the Coarse stream fused with it.
 
-The steps are those of evaluation on a dataset (test view, feature store, windows, blended logits), so a video predicts
-as it is evaluated. Frames and features wait on disk: memory does not grow with the video.
+The steps are the same as in evaluation (test view, feature store, windows, blended logits), and so are the predictions.
+Frames and features are stored on disk: memory does not grow with the video.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,50 +31,50 @@ from models import FineNet, prepare_for_inference
 from models.official import holds_coarse
 from models.pooling import sampled_locations
 
-CHUNK = 32  # frames that are decoded, then cropped and resized together
-LONGEST = 256  # clip frames that are seen at once where nothing else is said: 107 s at stride 10, about 2 GB
-VIDEO = "video"  # its name in the store of its own
+CHUNK = 32  # frames that are cropped and resized together
+LONGEST = 256  # default window in clip frames: 107 s at stride 10, about 2 GB
+VIDEO = "video"  # id of the video in its temporary store
 
 # --- which networks ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Networks:
-    """A trained experiment, ready to predict."""
+    """Trained networks, ready to predict."""
 
     config: Config
-    net: nn.Module  # the stream whose logits count
-    fine: FineNet | None  # the Fine stream whose features `net` reads, if it reads any
+    net: nn.Module  # the stream that predicts
+    fine: FineNet | None  # the Fine stream that provides features for `net`, if any
     device: torch.device
 
 
 def load_networks(
     checkpoint: Path, *, fine_checkpoint: Path | None, configs: Sequence[str | Path], device: torch.device
 ) -> Networks:
-    """What the checkpoints are, by their own account where they are of these scripts, and the networks they fit.
+    """Build the networks of the checkpoints; our checkpoints contain their configuration.
 
     Args:
-        checkpoint: Of stage 1 or 3, ours or a published one.
-        fine_checkpoint: Of the Fine stream whose features a Coarse stream reads; None for that of the same run.
-        configs: Experiment of a published checkpoint, later files overriding; none for the default one.
+        checkpoint: Checkpoint of stage 1 or 3, ours or published.
+        fine_checkpoint: Checkpoint of the Fine stream for a Coarse stream; None for that of the same run.
+        configs: Configuration files of a published checkpoint, later ones override; empty for the default.
     """
     if checkpoint.is_dir():
-        raise InputError(f"{checkpoint}: a folder; --checkpoint is a file, as RUN/coarse/checkpoints/best.pt")
+        raise InputError(
+            f"{checkpoint}: is a folder; --checkpoint must be a file, such as RUN/coarse/checkpoints/best.pt"
+        )
     weights = read_weights(checkpoint)
     if weights.config is None:
         config = load(*configs or [DEFAULT_CONFIG])
     elif configs:
-        raise InputError(f"{checkpoint}: says itself how it was trained; --config goes with a published checkpoint")
+        raise InputError(f"{checkpoint}: has its own configuration; --config is only for published checkpoints")
     else:
         config = Config.from_dict(weights.config)
     if (weights.stage or ("coarse" if holds_coarse(weights.tensors) else "fine")) == "fine":
         if fine_checkpoint:
-            raise InputError(
-                f"{checkpoint}: a Fine stream already; --fine_checkpoint goes with one of the Coarse stream"
-            )
+            raise InputError(f"{checkpoint}: is a Fine stream; --fine_checkpoint is only for Coarse stream checkpoints")
         return Networks(config=config, net=_ready(build_fine(config), weights, device), fine=None, device=device)
     fine = None
-    if config.model.fusion != "none":  # else it reads no features
+    if config.model.fusion != "none":  # without fusion, no features are needed
         path = fine_checkpoint or _fine_checkpoint(checkpoint, config)
         fine = _ready(build_fine(config), weights if path == checkpoint else read_weights(path), device)
     return Networks(config=config, net=_ready(build_coarse(config), weights, device), fine=fine, device=device)
@@ -84,27 +84,27 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 def _ready(net: Net, weights: Weights, device: torch.device) -> Net:
-    """The network with its weights, of which the file must hold all."""
+    """Load the weights, which must be complete, and prepare the network for inference."""
     load_weights(net, weights, complete=True)
     return prepare_for_inference(net.to(device))
 
 
 def _fine_checkpoint(checkpoint: Path, config: Config) -> Path:
-    """That of the Fine stream whose features the Coarse stream was trained with."""
+    """Find the checkpoint of the Fine stream that the Coarse stream was trained with."""
     if config.coarse.fine_source == "network":  # the checkpoint holds both streams
         return checkpoint
     beside = checkpoint.resolve().parent.parent.parent / "fine" / "checkpoints" / "best.pt"
-    for path in (beside, config.features_checkpoint):  # the run may have been moved since
+    for path in (beside, config.features_checkpoint):  # the run may have been moved
         if path.is_file():
             return path
     raise InputError(
-        f"{checkpoint}: a Coarse stream needs its Fine stream's checkpoint, which is neither {beside} nor "
-        f"{config.features_checkpoint}; name it with --fine_checkpoint"
+        f"{checkpoint}: no Fine stream checkpoint found at {beside} or {config.features_checkpoint}; "
+        "set --fine_checkpoint"
     )
 
 
 def choose_windows(config: Config, *, window: int | None, overlap: int | None) -> tuple[int, int]:
-    """Clip frames of a window and of an overlap: as asked for, else as the run was evaluated, else ours."""
+    """Return window and overlap in clip frames: the given values, else those of the run's evaluation, else defaults."""
     run = config.eval
     window = window or run.window or LONGEST
     if overlap is None:
@@ -118,13 +118,13 @@ def choose_windows(config: Config, *, window: int | None, overlap: int | None) -
 
 
 class ClipFile:
-    """A video in the test view, uint8 on disk, written in order and read a window at a time."""
+    """A video in the test view, stored as uint8 on disk, written in order and read in windows."""
 
     def __init__(self, path: Path, size: int) -> None:
         self.path, self.size, self.frames = path, size, 0
 
     def fill(self, images: Iterable[Tensor]) -> None:
-        """Append frames (H,W,3) uint8 of one size: their centred square, resized."""
+        """Append the resized centre squares of frames (H,W,3) uint8 of one size."""
         images = iter(images)
         with self.path.open("ab") as file:
             while chunk := list(islice(images, CHUNK)):
@@ -133,7 +133,7 @@ class ClipFile:
                 self.frames += len(chunk)
 
     def read(self, window: Window) -> Tensor:
-        """Clip (t,size,size,3) uint8 of frames start..stop-1."""
+        """Read frames start..stop-1 as a clip (t,size,size,3) uint8."""
         shape = (self.frames, self.size, self.size, 3)
         frames = np.memmap(self.path, np.uint8, "r", shape=shape)[window.start : window.stop]
         return torch.from_numpy(np.array(frames))
@@ -143,16 +143,16 @@ class ClipFile:
 def predict(
     nets: Networks, clip: ClipFile, n: int, folder: Path, window: int, overlap: int
 ) -> tuple[np.ndarray, list[float]]:
-    """What the networks say of a video.
+    """Predict a video.
 
     Args:
-        n: Frames of the video; `clip` has at least every stride-th of them.
-        folder: For the features meanwhile.
-        window, overlap: Clip frames, see `datasets.windows.split`.
+        n: Number of frames of the video; `clip` has at least every stride-th of them.
+        folder: Folder for temporary features.
+        window, overlap: In clip frames, see `datasets.windows.split`.
 
     Returns:
-        Probabilities (C,L), L = stride * (n // stride), or n for a video below one stride; and the video frames that
-        Grid Pool chose, from 1, ascending.
+        Probabilities (C,L), L = stride * (n // stride), or n for a video shorter than one stride; and the video frames
+        selected by Grid Pool, from 1, ascending.
     """
     stride = nets.config.data.stride
     windows = split(video_length(n, stride), window, overlap)
@@ -171,7 +171,7 @@ def predict(
 
 
 def _sample(config: Config, clip: ClipFile, n: int, window: Window, store: FeatureStore | None) -> Sample:
-    """One window with what the Coarse stream sees of the store; of its labels, only how many there would be."""
+    """Build the sample of a window, with the features for the Coarse stream and empty labels of the right length."""
     data, (start, stop) = config.data, window
     columns = min(n, stop * data.stride) - start * data.stride
     sample = Sample(video=VIDEO, clip=clip.read(window), labels=torch.empty(0, columns), num_frames=columns)
@@ -184,7 +184,7 @@ def _sample(config: Config, clip: ClipFile, n: int, window: Window, store: Featu
 
 
 def _extract(fine: FineNet, nets: Networks, clip: ClipFile, windows: list[Window], folder: Path) -> FeatureStore:
-    """The Fine stream's features, as stage 2 stores them."""
+    """Extract the Fine stream's features to a store, as in stage 2."""
     config, joins = nets.config, Joins()
     settings: Settings = {
         "checkpoint": "",

@@ -1,7 +1,7 @@
-"""The time line of one video as a picture: activities as bars, and below them every frame's probabilities.
+"""Draw the timeline of a video: activities as bars above the probabilities of every frame.
 
-Both share one time axis. The classes shown are those with an activity, in the order of their first one, so that a
-video reads from the upper left to the lower right; without any activity, the most probable ones.
+Both share one time axis. Classes with an activity are shown in the order of their first activity, so that a video reads
+from the upper left to the lower right; without activities, the most probable classes are shown.
 """
 
 from collections.abc import Sequence
@@ -28,16 +28,16 @@ def timeline_figure(
     names: Sequence[str],
     chosen: Sequence[float] = (),
 ) -> Figure:
-    """Picture of one video's activities; `figure.savefig(path)` writes it.
+    """Draw the activities of a video; `figure.savefig(path)` writes the figure.
 
     Args:
         probabilities: (C,L) in [0,1]; column k lasts from k/fps to (k+1)/fps seconds.
-        activities: Of any classes; times beyond the video are cut off.
-        names: (C,) of the classes. At most 16 are shown; those left out are counted below the picture.
-        chosen: Video frames, from 1, that Grid Pool chose; ticks above the picture.
+        activities: Activities of any classes; times are clipped to the video.
+        names: (C,) class names. At most 16 classes are shown; the number of others is given below the figure.
+        chosen: Video frames (from 1) selected by Grid Pool; drawn as ticks above the figure.
     """
     if probabilities.ndim != 2 or len(probabilities) != len(names) or not probabilities.size:
-        raise ValueError(f"probabilities {probabilities.shape} of {len(names)} classes")
+        raise ValueError(f"probabilities {probabilities.shape} for {len(names)} classes")
     classes = choose_classes(probabilities, activities, MOST_CLASSES)
     seconds = probabilities.shape[1] / fps
 
@@ -58,9 +58,9 @@ def timeline_figure(
 
 
 def choose_classes(probabilities: np.ndarray, activities: Sequence[Activity], most: int) -> list[int]:
-    """The classes to show, in the order of their first activity; of more than `most`, those with the highest scores.
+    """Return at most `most` classes with the highest scores, in the order of their first activity.
 
-    Without any activity, the most probable classes, so that the picture says what the network saw.
+    Without activities, the most probable classes are returned.
     """
     first: dict[int, float] = {}
     score: dict[int, float] = {}
@@ -73,7 +73,7 @@ def choose_classes(probabilities: np.ndarray, activities: Sequence[Activity], mo
 
 
 def draw_activities(axes: Axes, activities: Sequence[Activity], classes: Sequence[int]) -> None:
-    """Bars in the rows of their classes, darker for a higher score; the score is written where there is room."""
+    """Draw bars in the rows of their classes, darker for higher scores, with the scores as text."""
     for label, start, end, score in activities:
         if label not in classes:
             continue
@@ -90,21 +90,21 @@ def draw_activities(axes: Axes, activities: Sequence[Activity], classes: Sequenc
 
 
 def draw_scores(axes: Axes, scores: np.ndarray, seconds: float) -> AxesImage:
-    """Scores (C,L) in [0,1], a row for each class, each shown from its own time to the next."""
+    """Draw scores (C,L) in [0,1], one row per class; each column spans the time until the next."""
     extent = (0, seconds, len(scores) - 0.5, -0.5)
     return axes.imshow(scores, aspect="auto", cmap="viridis", vmin=0, vmax=1, extent=extent, interpolation="nearest")
 
 
 def draw_chosen_frames(axes: Axes, frames: Sequence[float], fps: float) -> None:
-    """A tick above the panel, whose axis is in seconds, for each video frame (from 1) that Grid Pool chose."""
+    """Draw a tick above the panel, at its time in seconds, for each video frame (from 1) selected by Grid Pool."""
     if frames:
         ticks = axes.secondary_xaxis("top")
         ticks.set_xticks([(frame - 1) / fps for frame in frames], labels=[])
         ticks.tick_params(length=7, color="tab:red")
-        ticks.set_xlabel("ticks: frames that Grid Pool chose", loc="right", fontsize="small")
+        ticks.set_xlabel("ticks: frames selected by Grid Pool", loc="right", fontsize="small")
 
 
 def plain(name: str) -> str:
-    """A name of tolerable length in which matplotlib sees no formula."""
+    """Shorten a name and escape it for matplotlib's math mode."""
     name = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
     return name.replace("$", r"\$")

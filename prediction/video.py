@@ -1,4 +1,4 @@
-"""Reading what a user calls a video, a file or a folder of frames, into a clip in the test view."""
+"""Read a video file or a folder of frames into a clip in the test view."""
 
 from pathlib import Path
 
@@ -13,13 +13,12 @@ from prediction.network import ClipFile
 
 
 def read_video(video: Path, clip: ClipFile, *, stride: int, fps: float) -> tuple[int, str | None]:
-    """Fill the clip from a file or a folder of frames: the video's number of frames, and what is wrong with it."""
+    """Fill the clip from a file or a folder of frames; return the number of frames and a description of damage."""
     if video.is_dir():
         n = count_frames(video.parent, video.name)
         if not n:
-            raise InputError(
-                f"{video}: no frames in it, as {video.name}-000001.jpg; for the video files in it give {video}/*"
-            )
+            what = f"contains no frames such as {video.name}-000001.jpg"
+            raise InputError(f"{video}: {what}; to predict the video files in it, give {video}/*")
         clip.fill(read_frames(video.parent, video.name, video_frames(n, stride), get_decoder()))
         return n, None
     file = VideoFile(video)

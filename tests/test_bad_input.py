@@ -112,11 +112,11 @@ def test_a_gpu_that_is_not_there(refused):
 
 
 def test_batch_and_groups(refused):
-    says = ["7 videos", "one batch of 8", "lower it, or keep incomplete batches with --fine.drop_last false"]
+    says = ["7 videos", "a batch of 8", "lower the batch size, or keep incomplete batches with --fine.drop_last false"]
     refused(train_fine, "--fine.batch_size", 8, says=says)
-    refused(train_fine, "--model.bn_splits", 3, says=["batch of 2", "3 equal groups", "--model.bn_splits"])
+    refused(train_fine, "--model.bn_splits", 3, says=["batch_size: 2", "3 equal groups", "--model.bn_splits"])
     # Seven clips in batches of two: the last has one, which two groups cannot share.
-    says = ["last batch", "1 of 2", "--model.bn_splits 2", "--coarse.drop_last true"]
+    says = ["last batch", "only 1 of 2", "--model.bn_splits 2", "--coarse.drop_last true"]
     refused(train_coarse_fineFEAT, "--model.fusion", "none", "--model.bn_splits", 2, says=says)
 
 
@@ -141,8 +141,8 @@ def edited(dataset: Path, edit: Callable[[dict], object]) -> tuple[str, Path]:
         (lambda a: a["tr3"].update(duration=float("nan")), ["tr3", "duration"]),
         (lambda a: a["tr3"].pop("actions"), ["tr3", "actions"]),
         (lambda a: a.update({"../tr3": a.pop("tr3")}), ["'../tr3'", "plain file name"]),
-        (lambda a: [a.pop(f"te{i}") for i in range(4)], ["lists no test videos"]),
-        (lambda a: a.clear(), ["no videos in it"]),
+        (lambda a: [a.pop(f"te{i}") for i in range(4)], ["contains no test videos"]),
+        (lambda a: a.clear(), ["contains no videos"]),
     ],
 )
 def test_annotations(refused, dataset, tmp_path, edit, says):
@@ -155,7 +155,7 @@ def test_a_video_twice_in_the_json(refused, dataset):
     path = dataset / "annotations.json"
     entry = '"te0": {"subset": "training", "duration": 1, "actions": []}'
     path.write_text(path.read_text()[:-1] + f", {entry}}}")
-    refused(train_fine, "--data.annotations", path, says=[path, "te0", "occurs twice", "keep one"])
+    refused(train_fine, "--data.annotations", path, says=[path, "te0", "occurs twice", "remove one"])
 
 
 def test_official_csv_files(refused, tmp_path):
@@ -164,7 +164,7 @@ def test_official_csv_files(refused, tmp_path):
     refused(train_fine, "--data.annotations", folder, says=["Charades_v1_train.csv", "no such file"])
     (folder / "Charades_v1_train.csv").write_text("id,actions,length\nA,c000 0 1,9\nB,,9\n")
     (folder / "Charades_v1_test.csv").write_text("id,actions,length\nC,c000 0 1,9\nB,,9\n")
-    refused(train_fine, "--data.annotations", folder, says=["Charades_v1_test.csv", "video B", "remove it from one"])
+    refused(train_fine, "--data.annotations", folder, says=["Charades_v1_test.csv", "video B", "remove one of them"])
     (folder / "Charades_v1_test.csv").write_text("id,actions,length\nC,c000 0 1,9\nC,,9\n")
     refused(train_fine, "--data.annotations", folder, says=["Charades_v1_test.csv", "video C occurs twice"])
 
@@ -192,7 +192,7 @@ def test_oddities_of_the_real_charades_are_counted(tiny_dataset, dataset, tmp_pa
     path = edited(dataset, lambda a: a["te0"].update(actions=odd))
     options = ["--config", tiny_dataset / "tiny.yaml", "--run.dir", tmp_path, "--fine.init", fine, *path]
     train_fine.main([str(part) for part in ("-gpu", "cpu", "--eval_only", "true", *options)])
-    assert "11 end after their video, 2 end at or before their start" in capsys.readouterr().out
+    assert "11 end after their video, 2 end no later than they start" in capsys.readouterr().out
 
 
 # --- frames -----------------------------------------------------------------------------------------------------------
@@ -346,8 +346,8 @@ def test_features_of_other_weights(refused, run):
 
 def test_features_of_other_settings(refused, run):
     manifest = run / "features" / "manifest.json"
-    refused(train_coarse_fineFEAT, "--data.stride", 5, says=[manifest, "stride 4", "--data.stride gives 5"])
-    refused(train_coarse_fineFEAT, "--data.size", 96, says=[manifest, "crop 64", "--data.size gives 96"])
+    refused(train_coarse_fineFEAT, "--data.stride", 5, says=[manifest, "stride 4", "--data.stride is 5"])
+    refused(train_coarse_fineFEAT, "--data.size", 96, says=[manifest, "crop 64", "--data.size is 96"])
     refused(extract_fineFEAT, "--features.dtype", "float32", says=[manifest, "float16", "--features.dtype"])
     assert not (run / "coarse" / "checkpoints").exists()
 
@@ -364,7 +364,7 @@ def test_videos_without_features(refused, run):
 def test_features_of_other_frames(refused, run, dataset):
     for number in range(53, 61):
         (dataset / "frames" / "te0" / f"te0-{number:06d}.jpg").unlink()
-    says = ["te0.safetensors", "15 frames", "13", "run extract_fineFEAT.py"]
+    says = ["te0.safetensors", "15 feature frames", "13", "run extract_fineFEAT.py"]
     refused(train_coarse_fineFEAT, "--data.frames", dataset / "frames", says=says)
 
 

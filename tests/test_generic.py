@@ -62,7 +62,7 @@ def test_class_names_for_another_number_of_classes(own, capsys):
     (own / "names.txt").write_text("jump\nrun fast\n")
     with pytest.raises(SystemExit, match="1"):
         train_fine.main(["-gpu", "cpu", "--config", str(own / "own.yaml")])
-    line = f"{own / 'names.txt'}: names 2 classes where there are 3; correct the file or --data.num_classes\n"
+    line = f"{own / 'names.txt'}: contains 2 class names, expected 3; correct the file or --data.num_classes\n"
     assert capsys.readouterr().err == f"train_fine.py: error: {line}"
     assert not list((own / "run").rglob("*.*"))
 

@@ -69,8 +69,8 @@ def run(tmp_path_factory) -> tuple[Path, str]:
 
 def test_what_the_commands_say(run):
     folder, said = run
-    assert "4 videos prepared: 420 frames, as many as their timestamps ask for" in said
-    assert f"1 annotated videos left out, without frames: {ABSENT}" in said
+    assert "4 videos prepared: 420 frames, matching their timestamps" in said
+    assert f"1 annotated videos without frames, skipped: {ABSENT}" in said
     assert "2 training, 2 test videos" in said
     assert "mAP, rule dense" in said
     assert (folder / "multithumos_classes.txt").read_text().split() == list(CLASSES)

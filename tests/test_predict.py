@@ -154,9 +154,11 @@ def test_class_names(run, tiny_run, tiny_dataset, video, tmp_path):
 def test_class_names_that_do_not_fit(run, video, tmp_path):
     """The error names this command's option, whole, and none of training's."""
     (tmp_path / "names.txt").write_text("run\njump\n")
-    few = f"predict.py: error: {tmp_path / 'names.txt'}: names 2 classes where there are 3"
+    few = f"predict.py: error: {tmp_path / 'names.txt'}: contains 2 class names, expected 3"
     assert one_line(run(video, "--class_names", tmp_path / "names.txt")) == f"{few}\n"
-    absent = "predict.py: error: absent.txt: no such file; --class_names is a text file with a class name a line"
+    absent = (
+        "predict.py: error: absent.txt: no such file; --class_names expects a text file with one class name per line"
+    )
     assert one_line(run(video, "--class_names", "absent.txt")) == f"{absent}\n"
 
 
@@ -236,7 +238,7 @@ def one_line(result: tuple[int, str], status: int = 1) -> str:
 def test_checkpoints_of_another_kind(run, tiny_run, video, tmp_path):
     fine, coarse = (tiny_run / stage / "checkpoints" / "best.pt" for stage in ("fine", "coarse"))
     assert "stage coarse" in one_line(run(video, "--fine_checkpoint", coarse))
-    assert "already" in one_line(run(video, "--fine_checkpoint", fine, stage="fine"))
+    assert "is a Fine stream" in one_line(run(video, "--fine_checkpoint", fine, stage="fine"))
     text = tmp_path / "notes.pt"
     text.write_text("notes")
     assert str(text) in one_line(run(video, checkpoint=text))
@@ -282,7 +284,7 @@ def test_a_name_with_dots_and_a_stop(run, video, tmp_path, monkeypatch):
 
     original = predict.write_json
     monkeypatch.setattr(predict, "write_json", write_json)
-    assert run(dotted, video) == (130, f"predict.py: {video}: stopped; the videos before it are predicted\n")
+    assert run(dotted, video) == (130, f"predict.py: {video}: stopped; earlier videos are complete\n")
     found = sorted(path.name for path in tmp_path.iterdir())
     assert found == ["2024.05.01.csv", "2024.05.01.json", "2024.05.01.png", "videos"]
 
@@ -299,7 +301,7 @@ def test_two_videos_of_one_name(run, video, tmp_path):
         (["--top", "0"], "--top: '0' is not a whole number of at least 1"),
         (["--fps", "nan"], "--fps"),
         (["--smooth", "inf"], "--smooth: 'inf' is not 0 or more"),
-        (["--fps", "1e6"], "--fps: '1e6' is not more than 0 and at most 1000"),
+        (["--fps", "1e6"], "--fps: '1e6' is not greater than 0 and at most 1000"),
         (["-gpu", "x"], "-gpu"),
         (["--thresh", "0.5"], "--thresh"),
     ],

@@ -1,1 +1,1 @@
-"""Whether a dataset is as its configuration says, before a training."""
+"""Check a dataset against its configuration before training."""

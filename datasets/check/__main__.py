@@ -1,10 +1,10 @@
-"""Before a training: whether a dataset is as its configuration says, in one screen.
+"""Check a dataset against its configuration before training, on one screen.
 
     python -m datasets.check --config configs/charades.yaml --data.frames DIR
     python -m datasets.check --config configs/charades.yaml --deep    # decodes every frame
 
-Takes the options of the training scripts. Warnings are for a person to judge; a problem is what training would stop at,
-and the exit status is then 1. Nothing is written but the index of frames.
+Accepts the options of the training scripts. Warnings are for you to judge; a problem would stop training and sets the
+exit status to 1. Only the index of frames is written.
 """
 
 import sys
@@ -17,7 +17,7 @@ from datasets.check.report import Report
 
 
 def check(config: Config, *, deep: bool) -> int:
-    """Print the report; 1 where training could not run."""
+    """Print the report; return 1 if training cannot start."""
     report = Report()
     annotations = dataset.check_annotations(config, report)
     frames = dataset.check_frames(config, annotations, report)
@@ -33,11 +33,11 @@ def check(config: Config, *, deep: bool) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check; 1 where training could not run, or with one line on stderr where there is nothing to report."""
+    """Run the check; return 1 if training cannot start, or if the check itself fails (one line on stderr)."""
     command = parse(
         argv,
         prog="datasets.check",
-        description="Report what training would find of a dataset.",
+        description="Check a dataset before training.",
         flags={"deep": "decode every frame of every video"},
     )
     return exit_status("datasets.check", lambda: check(command.config, deep="deep" in command.flags))

@@ -1,4 +1,4 @@
-"""What there is to know of a dataset: of its annotations, its folders of frames, their pixels, and clips of them."""
+"""Check the annotations, frame folders, pixels and clips of a dataset."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,35 +21,35 @@ from datasets.index import list_with_index
 from datasets.kinds import KINDS
 from eval.charades_localize import read_ground_truth
 
-SAMPLED = 100  # videos of which one frame is decoded, without --deep
-RATE_TOLERANCE = 0.02  # how far the frame rate may be from the dataset's own
-OFF_BY_SECONDS = 1.0  # how far frames may be from the duration, or
-OFF_BY_SHARE = 0.01  # by this share of it, where that is more
-MANY = 0.1  # share of videos longer than the fine window that is worth a warning
+SAMPLED = 100  # videos of which one frame is decoded without --deep
+RATE_TOLERANCE = 0.02  # relative tolerance of the dataset's frame rate
+OFF_BY_SECONDS = 1.0  # tolerance between frames and duration,
+OFF_BY_SHARE = 0.01  # or this share of the duration if larger
+MANY = 0.1  # warn if a larger share of videos exceeds the fine window
 
 
 class Frames(NamedTuple):
-    """What the folders hold; videos are those with frames."""
+    """Contents of the frame folders."""
 
     listings: dict[str, Listing]
-    videos: list[VideoFrames]
-    training: list[VideoFrames]  # of these, long enough to train on
+    videos: list[VideoFrames]  # with frames
+    training: list[VideoFrames]  # training videos that are long enough
     tested: list[VideoFrames]
-    rate: float  # frames a second
+    rate: float  # frames per second
 
 
 # --- annotations ------------------------------------------------------------------------------------------------------
 
 
 def check_annotations(config: Config, report: Report) -> Annotations:
-    """What is annotated, and what is odd about it."""
+    """Report the annotations and their irregularities."""
     data = config.data
     annotations = KINDS[data.kind].load(data.annotations, data.num_classes)
     report.add("annotations", f"{annotations.summary()}; {counted(data.num_classes, 'class')}")
     if odd := annotations.oddities():
-        report.warn(f"actions that are odd, kept as they are: {', '.join(odd)}")
+        report.warn(f"unusual actions, kept unchanged: {', '.join(odd)}")
     if idle := [video.id for video in annotations.videos if not video.actions]:
-        report.add("", f"{counted(len(idle), 'video')} without any action: {first_few(idle)}")
+        report.add("", f"{counted(len(idle), 'video')} without actions: {first_few(idle)}")
     if data.ground_truth:
         try:
             truth = read_ground_truth(data.ground_truth, data.num_classes)
@@ -58,8 +58,8 @@ def check_annotations(config: Config, report: Report) -> Annotations:
         else:
             differing = sorted({video.id for video in annotations.subset("testing")} ^ truth.keys())
             if differing:
-                both = f"{data.ground_truth} and the test videos of the annotations"
-                report.warn(f"{both} differ in {len(differing)}: {first_few(differing)}")
+                both = f"{data.ground_truth} and the test videos in the annotations"
+                report.warn(f"{both} differ by {counted(len(differing), 'video')}: {first_few(differing)}")
     return annotations
 
 
@@ -67,12 +67,12 @@ def check_annotations(config: Config, report: Report) -> Annotations:
 
 
 def check_frames(config: Config, annotations: Annotations, report: Report) -> Frames:
-    """Which videos have frames, without holes, and as many as they last."""
+    """Report missing videos, missing frames, and frame counts that do not match the durations."""
     data = config.data
     listings = list_with_index(data.frames, [video.id for video in annotations.videos], spare=config.run_dir)
     videos = [VideoFrames(video, listings[video.id].last) for video in annotations.videos if listings[video.id].last]
     rate = float(np.median([n / video.duration for video, n in videos])) if videos else 1.0
-    at = f", {rate:.4g} a second (median)" if videos else ""
+    at = f", {rate:.4g} fps (median)" if videos else ""
     total = sum(n for _, n in videos)
     report.add("frames", f"{data.frames}: {len(videos)} of {len(listings)} videos, {total:,} frames{at}")
     check_missing(data, listings, report)
@@ -82,7 +82,7 @@ def check_frames(config: Config, annotations: Annotations, report: Report) -> Fr
     training = [entry for entry in listed if entry.n >= data.min_frames]
     tested = [entry for entry in videos if entry.video.subset == "testing"]
     if short := len(listed) - len(training):
-        report.add("", f"{counted(short, 'training video')} below data.min_frames = {data.min_frames}, left out")
+        report.add("", f"{counted(short, 'training video')} shorter than data.min_frames = {data.min_frames}, skipped")
     for entries, what in ((training, "training"), (tested, "test")):
         if not entries:
             report.problem(f"no usable {what} videos; correct --data.annotations, --data.frames or --data.min_frames")
@@ -90,26 +90,26 @@ def check_frames(config: Config, annotations: Annotations, report: Report) -> Fr
 
 
 def check_missing(data: Data, listings: Mapping[str, Listing], report: Report) -> None:
-    """Videos without frames, and folders that are of no video."""
+    """Report videos without frames, and folders without a video."""
     missing = [video for video, listing in listings.items() if not listing.last and not listing.stray]
     if missing:
         text = f"{counted(len(missing), 'video')} without frames: {first_few(missing)}"
         if data.allow_missing or len(missing) <= MISSING_LIMIT * len(listings):
             report.warn(text)
         else:
-            report.problem(f"{text}; or go on by --data.allow_missing true")
+            report.problem(f"{text}; or skip them with --data.allow_missing true")
     with os.scandir(data.frames) as entries:
         others = sorted(entry.name for entry in entries if entry.name not in listings and entry.is_dir())
     if others:
-        report.add("", f"{counted(len(others), 'folder')} of no annotated video: {first_few(others)}")
+        report.add("", f"{counted(len(others), 'folder')} without an annotated video: {first_few(others)}")
 
 
 def check_holes(data: Data, listings: Mapping[str, Listing], report: Report) -> None:
-    """Missing frames among others."""
+    """Report gaps in the frames of a video."""
     holes = []
     for video, listing in listings.items():
         ranges = [str(first) if first == last else f"{first}-{last}" for first, last in listing.holes]
-        stray = f"; {listing.stray} is no frame's name" if listing.stray else ""
+        stray = f"; {listing.stray} is not a valid frame name" if listing.stray else ""
         if ranges:
             holes.append(f"{video} ({', '.join(ranges[:3])}{', ...' if len(ranges) > 3 else ''}{stray})")
     if not holes:
@@ -118,28 +118,28 @@ def check_holes(data: Data, listings: Mapping[str, Listing], report: Report) -> 
     if may_be_skipped(data, len(holes), len(listings)):
         report.warn(f"{text}, skipped")
     else:
-        report.problem(f"{text}; extract these videos' frames again")
+        report.problem(f"{text}; extract the frames of these videos again")
 
 
 def may_be_skipped(data: Data, count: int, videos: int) -> bool:
-    """Whether training goes on without so many of the videos."""
+    """Return whether training tolerates this many unreadable videos."""
     return data.on_bad_sample == "skip" and count <= max(1, int(MISSING_LIMIT * videos))
 
 
 def check_rate(data: Data, videos: Sequence[VideoFrames], rate: float, report: Report) -> None:
-    """Whether the numbers of frames fit the durations."""
+    """Report frame counts that do not match the durations."""
     usual = KINDS[data.kind].frames_per_second
     if usual and videos and abs(rate / usual - 1) > RATE_TOLERANCE:
-        report.warn(f"{rate:.4g} frames a second, where {data.kind} has {usual:g}")
+        report.warn(f"{rate:.4g} fps, but {data.kind} has {usual:g}")
     elif usual:
         rate = usual
     off = [
-        f"{video.id} ({n / rate:.1f} s of frames for {video.duration:.1f} s)"
+        f"{video.id} (frames: {n / rate:.1f} s, annotated: {video.duration:.1f} s)"
         for video, n in videos
         if abs(n / rate - video.duration) > max(OFF_BY_SECONDS, OFF_BY_SHARE * video.duration)
     ]
     if off:
-        others = f"{counted(len(off), 'video')} with frames for another duration, at {rate:.4g} a second"
+        others = f"{counted(len(off), 'video')} whose frame count does not match the duration at {rate:.4g} fps"
         report.warn(f"{others}: {first_few(off)}")
 
 
@@ -147,7 +147,7 @@ def check_rate(data: Data, videos: Sequence[VideoFrames], rate: float, report: R
 
 
 def check_pixels(config: Config, frames: Frames, report: Report, *, deep: bool) -> None:
-    """Decodes every frame, or of some videos the last one, where an interrupted extraction shows."""
+    """Decode every frame, or the last frame of some videos, which shows an interrupted extraction."""
     data, present = config.data, [video.id for video, _ in frames.videos]
     chosen = present if deep else present[:: max(1, -(-len(present) // SAMPLED))]
     listings = {video: frames.listings[video] for video in chosen}
@@ -162,15 +162,15 @@ def check_pixels(config: Config, frames: Frames, report: Report, *, deep: bool) 
 
 
 def present_frames(listing: Listing) -> Iterable[int]:
-    """Numbers of the frames that a folder has."""
+    """Return the numbers of the frames in a folder."""
     missing = {number for first, last in listing.holes for number in range(first, last + 1)}
     return (number for number in range(1, listing.last + 1) if number not in missing)
 
 
 def unreadable(root: str | Path, numbers: Mapping[str, Iterable[int]], decode: Decoder) -> dict[str, str]:
-    """Decodes frames {video id: numbers} in parallel; gives the videos with a fault, and what is the first.
+    """Decode frames {video id: numbers} in parallel; return the first error of each faulty video.
 
-    One frame a thread is in memory. Decoders leave Python's lock to others while they work.
+    Each thread keeps one frame in memory. Decoders release the GIL.
     """
 
     def first_fault(video: str) -> str | None:
@@ -193,9 +193,9 @@ def unreadable(root: str | Path, numbers: Mapping[str, Iterable[int]], decode: D
 
 
 def check_classes(config: Config, frames: Frames, report: Report) -> None:
-    """Classes that nothing can be learned of, or that no test video shows."""
+    """Report classes without examples in the training or test videos."""
     names = class_names(config)
-    undefined = ", so that AP is undefined for them and mAP with it"
+    undefined = ", so their AP and the mAP are undefined"
     for videos, what, remark in ((frames.training, "training", ""), (frames.tested, "test", undefined)):
         shown = classes_shown(videos, len(names))
         absent = [f"{label} {name}" for label, name in enumerate(names) if label not in shown]
@@ -204,7 +204,7 @@ def check_classes(config: Config, frames: Frames, report: Report) -> None:
 
 
 def classes_shown(videos: Iterable[VideoFrames], num_classes: int) -> set[int]:
-    """The classes that any frame of the videos is labelled with."""
+    """Return the classes with at least one labelled frame."""
     return {
         label
         for video, n in videos
@@ -213,7 +213,7 @@ def classes_shown(videos: Iterable[VideoFrames], num_classes: int) -> set[int]:
 
 
 def check_clips(config: Config, frames: Frames, report: Report) -> None:
-    """The geometry of clips, in plain words."""
+    """Report the geometry of clips."""
     data, rate = config.data, frames.rate
 
     def span(clip_frames: int, video_frames: int) -> str:
@@ -222,7 +222,7 @@ def check_clips(config: Config, frames: Frames, report: Report) -> None:
 
     T = len(clip_frames(1, data.clip_span, stride=data.stride, clip_span=data.clip_span))
     window = data.fine_frames * data.stride
-    where = "a video's first" if data.fine_window == "first" else "around the clip"
+    where = "from the start of the video" if data.fine_window == "first" else "around the clip"
     report.add("clips", f"a training clip: {span(T, data.clip_span)}")
     report.add("", f"fine window: {span(data.fine_frames, window)}, {where}")
     if not frames.training:
@@ -233,4 +233,4 @@ def check_clips(config: Config, frames: Frames, report: Report) -> None:
     compared = f"{shorter} shorter than a clip, {longer} longer than the fine window"
     report.add("", f"training videos: {usual}; {compared}")
     if data.fine_window == "first" and longer > MANY * len(lengths):
-        report.warn(f"clips late in {longer} videos see none of their own features; use --data.fine_window centred")
+        report.warn(f"late clips of {longer} videos get none of their own features; use --data.fine_window centred")

@@ -1,4 +1,4 @@
-"""What training would make of a dataset: its features, its start, its batches."""
+"""Check what training needs besides the dataset: features, initial weights and batch sizes."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,9 +21,9 @@ from models.x3d import VARIANTS
 
 
 def check_features(config: Config, videos: Sequence[VideoFrames], report: Report) -> None:
-    """How large the store of features is or will be, and what it lacks."""
+    """Report the size of the feature store, and missing features."""
     if config.model.fusion == "none" or config.coarse.fine_source == "network":
-        report.add("features", "no store is needed")
+        report.add("features", "no feature store needed")
         return
     lengths = {video.id: video_length(n, config.data.stride) for video, n in videos}
     channels = sum(VARIANTS[config.model.variant].feature_channels.values())
@@ -38,11 +38,11 @@ def check_features(config: Config, videos: Sequence[VideoFrames], report: Report
     unwritten = sum(lengths[video] for video in check_store(config, lengths, report)) * frame_bytes
     free = shutil.disk_usage(nearest_folder(config.features_dir)).free
     if unwritten > free:
-        report.warn(f"{config.features_dir}: {free / 1e9:.2f} GB free, {unwritten / 1e9:.2f} GB still to be written")
+        report.warn(f"{config.features_dir}: {free / 1e9:.2f} GB free, but {unwritten / 1e9:.2f} GB still needed")
 
 
 def check_store(config: Config, lengths: Mapping[str, int], report: Report) -> list[str]:
-    """The videos whose features stage 2 has still to write."""
+    """Return the videos whose features stage 2 has yet to write."""
     folder = config.features_dir
     try:
         store = open_features(config) if (folder / MANIFEST).is_file() else None
@@ -50,7 +50,7 @@ def check_store(config: Config, lengths: Mapping[str, int], report: Report) -> l
         report.problem(str(error))
         return []
     if store is None:
-        report.add("", f"{folder}: not extracted yet; stage 2 does that")
+        report.add("", f"{folder}: not extracted yet; run stage 2")
         return list(lengths)
     lacking = store.missing(lengths)
     report.add("", f"{folder}: {len(lengths) - len(lacking)} of {counted(len(lengths), 'video')} extracted")
@@ -59,14 +59,14 @@ def check_store(config: Config, lengths: Mapping[str, int], report: Report) -> l
     other = sorted(video for video in lengths.keys() - set(lacking) if store.frames(video) != lengths[video])
     if other:
         report.problem(
-            f"{counted(len(other), 'video')} with features of another number of frames: {first_few(other)}; "
-            "run extract_fineFEAT.py on the present frames"
+            f"{counted(len(other), 'video')} whose features do not match their number of frames: {first_few(other)}; "
+            "run extract_fineFEAT.py again"
         )
     return [*lacking, *other]
 
 
 def check_run(config: Config, report: Report) -> None:
-    """What the trainings start from, and whether there is a place for their results."""
+    """Report the initial weights of the stages, and whether the run folder is writable."""
     for number, name in ((1, "fine"), (3, "coarse")):
         try:
             report.add("weights", f"stage {number}: {starting_point(config, name)}")
@@ -79,18 +79,18 @@ def check_run(config: Config, report: Report) -> None:
 
 
 def starting_point(config: Config, name: str) -> str:
-    """What a stage's training starts from, in words."""
+    """Describe the initial weights of a stage."""
     init, last = Path(getattr(config, name).init), config.run_dir / name / "checkpoints" / "last.pt"
     if config.run.resume == "auto" and last.is_file():
-        return f"continues from {last}"
+        return f"resumes from {last}"
     if name == "coarse" and init.parent == config.run_dir / "fine" / "checkpoints" and not init.is_file():
-        return f"{init}, which stage 1 will write"
+        return f"{init} (to be written by stage 1)"
     return str(config.starting_checkpoint(name) or "random weights")
 
 
 def check_batches(config: Config, annotations: Annotations, report: Report) -> None:
-    """What the trainings' own start says against the configuration, such as batches that cannot be divided."""
-    problems: dict[str, None] = {}  # each once, where both stages have it
+    """Report errors from setting up the training loaders, such as indivisible batch sizes."""
+    problems: dict[str, None] = {}  # both stages may have the same error
     for stage in (config.fine, config.coarse):
         try:
             with redirect_stdout(StringIO()):
@@ -102,5 +102,5 @@ def check_batches(config: Config, annotations: Annotations, report: Report) -> N
 
 
 def nearest_folder(folder: Path) -> Path:
-    """The folder, or the nearest above it that exists."""
+    """Return the folder or its nearest existing parent."""
     return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())

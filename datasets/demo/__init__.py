@@ -1,1 +1,1 @@
-"""Generated videos with their annotations: `python -m datasets.demo`."""
+"""Generate the demo dataset of videos and annotations: `python -m datasets.demo`."""

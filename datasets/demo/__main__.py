@@ -1,17 +1,17 @@
-"""The demo's dataset: generated videos in Charades' layout, a small task on which all three stages can be tried.
+"""Generate the demo dataset: synthetic videos in Charades' layout, a small task for trying all three stages.
 
     python -m datasets.demo DIR --videos 160 --seed 0
-    python -m datasets.demo DIR --rhythm bursts          quiet stretches and bursts: the ablation's dataset
+    python -m datasets.demo DIR --rhythm bursts          quiet periods and bursts: the ablation's dataset
 
-    DIR/frames/<id>/<id>-000001.jpg ...   24 frames a second
+    DIR/frames/<id>/<id>-000001.jpg ...   24 frames per second
     DIR/annotations.json                  {id: {"subset", "duration", "actions": [[class, start, end], ...]}}
-    DIR/ground_truth.csv                  the test videos in the official form
+    DIR/ground_truth.csv                  the test videos in the official format
     DIR/Charades_v1_classes.txt           `c000 rising`, ...
     DIR/demo.json                         what was generated, and which classes need context
 
-`datasets.demo.scene` says what happens in the videos; here they become pixels and files. Video i depends on the seed,
-the rhythm and i alone: a larger dataset begins with the smaller one's videos, byte for byte. Every fourth is a test
-video.
+`datasets.demo.scene` draws the content of the videos; this module renders and writes them. Video i depends only on the
+seed, the rhythm and i: a larger dataset starts with the videos of a smaller one, byte for byte. Every fourth video is a
+test video.
 """
 
 import csv
@@ -42,11 +42,11 @@ from datasets.demo.scene import (
 from datasets.frames import frame_path
 from datasets.kinds import CLASS_FILE
 
-GENERATOR = 1  # to be raised with any change of what is drawn: earlier demos are then not taken for complete
+GENERATOR = 1  # increment when the drawn videos change, so that earlier demos count as different
 JPEG_QUALITY = 90
 DEFAULT_RHYTHM = "steady"
-GRAINS = (6, 12, 24)  # columns of the coarse images that a background is blended of
-VIDEOS = typed(restricted_number_type("DemoVideos", int, (">=", 2)), "at least 2: one to train on, one to test")
+GRAINS = (6, 12, 24)  # widths of the noise images that are summed into a background
+VIDEOS = typed(restricted_number_type("DemoVideos", int, (">=", 2)), "at least 2: one for training, one for testing")
 ANNOTATIONS, GROUND_TRUTH, SUMMARY = "annotations.json", "ground_truth.csv", "demo.json"
 OFFICIAL_COLUMNS = (
     "id", "subject", "scene", "quality", "relevance", "verified", "script", "objects", "descriptions", "actions",
@@ -58,7 +58,7 @@ OFFICIAL_COLUMNS = (
 
 
 def render(scene: Scene, seed: int, index: int) -> np.ndarray:
-    """The frames of a scene: (n,HEIGHT,WIDTH,3) uint8."""
+    """Render the frames of a scene: (n,HEIGHT,WIDTH,3) uint8."""
     frames = np.repeat(_background(seed, index)[None], scene.frames, axis=0)
     for thing in scene.things:
         coverage = _coverage(thing)[..., None]
@@ -68,7 +68,7 @@ def render(scene: Scene, seed: int, index: int) -> np.ndarray:
 
 
 def _background(seed: int, index: int) -> np.ndarray:
-    """A still texture, coarse noise at several scales in random colours: (HEIGHT,WIDTH,3) float32."""
+    """Draw a static background of colour noise at several scales: (HEIGHT,WIDTH,3) float32."""
     rng = np.random.default_rng([seed, index, 2])
     image = np.empty((HEIGHT, WIDTH, 3), np.float32)
     image[:] = rng.uniform(50, 80) + rng.uniform(-8, 8, 3)
@@ -80,16 +80,16 @@ def _background(seed: int, index: int) -> np.ndarray:
 
 
 def _coverage(thing: Thing) -> np.ndarray:
-    """How much of each pixel the thing covers, in each frame: (n,HEIGHT,WIDTH) float32 in [0,1]."""
+    """Return the share of each pixel covered by the thing in each frame: (n,HEIGHT,WIDTH) float32 in [0,1]."""
     x, y, radius, angle, opacity = (
         state.astype(np.float32)[:, None, None]
         for state in (thing.x, thing.y, thing.radius, thing.angle, thing.opacity)
     )
     dx = np.arange(WIDTH, dtype=np.float32) - x  # (n,1,W)
     dy = np.arange(HEIGHT, dtype=np.float32)[:, None] - y  # (n,H,1)
-    u = (np.cos(angle) * dx + np.sin(angle) * dy) / radius  # along the thing's own axes, in radii
+    u = (np.cos(angle) * dx + np.sin(angle) * dy) / radius  # along the thing's axes, in radii
     v = (np.cos(angle) * dy - np.sin(angle) * dx) / radius
-    edge = (1 - OUTLINES[thing.shape](u, v)) * radius  # pixels to the outline, positive inside
+    edge = (1 - OUTLINES[thing.shape](u, v)) * radius  # distance to the outline in pixels, positive inside
     return opacity * np.clip(edge + 0.5, 0, 1)
 
 
@@ -149,7 +149,7 @@ def text_files(scenes: list[Scene], seed: int, rhythm: str) -> dict[str, str]:
 
 
 def is_complete(folder: Path, texts: dict[str, str], scenes: list[Scene]) -> bool:
-    """Whether the folder holds exactly this demo: the same texts, and every video's number of frames."""
+    """Return whether the folder contains exactly this demo: the same texts and numbers of frames."""
     try:
         there = {name: (folder / name).read_text(encoding="utf-8") for name in texts}
         counts = [len(os.listdir(folder / "frames" / video_id(i))) for i in range(len(scenes))]
@@ -159,13 +159,13 @@ def is_complete(folder: Path, texts: dict[str, str], scenes: list[Scene]) -> boo
 
 
 def generate(folder: Path, *, videos: int, seed: int, rhythm: str = DEFAULT_RHYTHM) -> bool:
-    """Write the demo, which appears under its name only when whole; False if it was already there."""
+    """Write the demo, moving it to its final name when complete; return False if it already exists."""
     scenes = [draw_scene(seed, index, RHYTHMS[rhythm]) for index in range(videos)]
     texts = text_files(scenes, seed, rhythm)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if is_complete(folder, texts, scenes):
             return False
-        what = "holds another or an incomplete demo" if (folder / SUMMARY).is_file() else "exists and is not a demo"
+        what = "contains a different or incomplete demo" if (folder / SUMMARY).is_file() else "exists and is not a demo"
         raise InputError(f"{folder}: {what}; remove it or choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
@@ -184,19 +184,19 @@ def generate(folder: Path, *, videos: int, seed: int, rhythm: str = DEFAULT_RHYT
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Generate the demo; 1 with one line on stderr where it cannot be written."""
-    parser = Parser(prog="python -m datasets.demo", description="Generate the demo's dataset.")
+    """Generate the demo; return 1, with one line on stderr, if it cannot be written."""
+    parser = Parser(prog="python -m datasets.demo", description="Generate the demo dataset.")
     add = parser.add_argument
-    add("folder", metavar="DIR", type=Path, help="where to write it; must not exist, or hold the same demo")
-    add("--videos", type=VIDEOS, default=160, metavar="N", help="training and test videos (default: 160)")
-    add("--seed", type=WHOLE, default=0, metavar="S", help="seed of every random draw (default: 0)")
-    rhythm = f"how activities follow one another (default: {DEFAULT_RHYTHM})"
+    add("folder", metavar="DIR", type=Path, help="output folder; must not exist, or contain the same demo dataset")
+    add("--videos", type=VIDEOS, default=160, metavar="N", help="number of training and test videos (default: 160)")
+    add("--seed", type=WHOLE, default=0, metavar="S", help="random seed (default: 0)")
+    rhythm = f"temporal pattern of activities (default: {DEFAULT_RHYTHM})"
     add("--rhythm", choices=RHYTHMS, default=DEFAULT_RHYTHM, help=rhythm)
     args = parser.parse_args(argv)
 
     def work() -> None:
         written = generate(args.folder, videos=args.videos, seed=args.seed, rhythm=args.rhythm)
-        print(f"{args.folder}: {args.videos} videos, seed {args.seed}, {'written' if written else 'already there'}")
+        print(f"{args.folder}: {args.videos} videos, seed {args.seed}, {'written' if written else 'already exists'}")
 
     return exit_status("datasets.demo", work)
 

@@ -1,16 +1,16 @@
-"""What happens in a demo video: things, their motions, and the activities that these are (no pixels here).
+"""Draw the content of a demo video: things, their motions and the resulting activities (without pixels).
 
-Two or three things rest, move or change, and rest again; every such motion is an activity. Activities are told apart by
-what happens over time: in a single frame, a thing half-way up may be rising, falling or resting. None has a preferred
-side, since training mirrors its clips.
+Two or three things alternate between rest and motion; every motion is an activity. Activities differ only over time: in
+a single frame, a thing half-way up may be rising, falling or resting. No activity has a preferred side, since training
+clips are mirrored.
 
-Early in each video the whole scene lights up or dims once, the *cue*. More than a clip later one thing circles and one
-blinks, and what these activities are called depends on the cue: `circling after brightening` looks exactly as
-`circling after dimming`. Only who remembers the cue can tell them apart; these are the *context classes*.
+Early in each video the whole scene brightens or dims once: the *cue*. More than a clip later one thing circles and one
+blinks, and the classes of these activities depend on the cue: `circling after brightening` looks exactly like
+`circling after dimming`. They can only be distinguished by remembering the cue: these are the *context classes*.
 
-How these follow one another is a `Rhythm`: `STEADY` is the demo's, in which something happens most of the time. In
-`BURSTS` all things rest together for about half of it; motions, cue and context activities are short and come in
-bursts, so that informative moments are unevenly spread within a clip: a stream of few frames may choose them well.
+A `Rhythm` sets the temporal pattern. In `STEADY`, the demo's default, something happens most of the time. In `BURSTS`,
+all things rest together for about half of the time; motions, cue and context activities are short and come in bursts.
+Informative moments are then spread unevenly within a clip, which rewards a stream that selects its few frames well.
 
 Times are in frames, intervals half-open [first, stop); positions in pixels, y downwards.
 """
@@ -34,31 +34,31 @@ CONTEXT_CLASSES = tuple(i for i, name in enumerate(CLASSES) if " after " in name
 SHAPES = ("bar", "ellipse", "triangle", "cross", "square")
 
 
-Range = tuple[int, int]  # shortest and longest, in frames, both included
+Range = tuple[int, int]  # shortest and longest, in frames, inclusive
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rhythm:
-    """When things happen."""
+    """Temporal pattern of a video: ranges of lengths in frames."""
 
     frames: Range  # of a video
-    clip_span: int  # frames of a training clip: no window of so many shows the cue and what depends on it
+    clip_span: int  # of a training clip, which never shows both the cue and an activity that depends on it
     cue: Range
     context: Range
-    rest: Range  # of one thing, between two of its motions
-    lengths: dict[str, Range]  # of the motions, by their key in MOTIONS
-    endless: float  # probability of a further thing that never rests
-    quiet: Range = (0, 0)  # of all things, between two bursts
+    rest: Range  # of a thing between two of its motions
+    lengths: dict[str, Range]  # of motions, by key of MOTIONS
+    endless: float  # probability of another thing that never rests
+    quiet: Range = (0, 0)  # of all things between two bursts
     burst: Range | None = None  # None: the whole video
 
 
 STEADY = Rhythm(
-    frames=(232, 256),  # all of it fits into 128 steps of 2 frames
+    frames=(232, 256),  # fits into 128 steps of 2 frames
     clip_span=32,
     cue=(24, 36),
     context=(32, 52),
     rest=(8, 40),
-    lengths={  # a third of a second is 8
+    lengths={  # 8 frames are a third of a second
         "travel": (20, 60),
         "resize": (16, 60),
         "swing": (16, 60),
@@ -91,7 +91,7 @@ RHYTHMS = {"steady": STEADY, "bursts": BURSTS}
 
 @dataclass(frozen=True)
 class Activity:
-    """An interval, by a name of CLASSES (of CONTEXT, while the cue is left open)."""
+    """An interval, named by CLASSES (by CONTEXT as long as the cue is not applied)."""
 
     name: str
     first: int
@@ -100,7 +100,7 @@ class Activity:
 
 @dataclass
 class Thing:
-    """One sprite: its look, and its state in each of the video's n frames (arrays of n)."""
+    """A sprite: its appearance, and its state in each of the n frames (arrays of length n)."""
 
     shape: str
     colour: np.ndarray  # (3,) RGB, 0 to 255
@@ -113,7 +113,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything about one video but its background. Only `cue.name` tells which cue it is."""
+    """Content of a video except its background. Only `cue.name` depends on which cue it is."""
 
     frames: int
     things: tuple[Thing, ...]
@@ -122,12 +122,12 @@ class Scene:
 
     @property
     def activities(self) -> list[Activity]:
-        """Motions and cue by their classes, in order of time."""
+        """Motions and cue with their class names, in temporal order."""
         named = [replace(m, name=f"{m.name} after {self.cue.name}") if m.name in CONTEXT else m for m in self.motions]
         return sorted([*named, self.cue], key=lambda activity: (activity.first, activity.stop, activity.name))
 
     def light(self) -> np.ndarray:
-        """Brightness of each frame (n,): 1 but during the cue."""
+        """Return the brightness of each frame (n,): 1 except during the cue."""
         light = np.ones(self.frames)
         swell = np.sin(np.pi * _progress(self.cue.first, self.cue.stop)) ** 2
         light[self.cue.first : self.cue.stop] += swell * (0.7 if self.cue.name == "brightening" else -0.6)
@@ -135,7 +135,7 @@ class Scene:
 
 
 def draw_scene(seed: int, index: int, rhythm: Rhythm = STEADY) -> Scene:
-    """The scene of video `index`: a function of (seed, index, rhythm) alone."""
+    """Draw the scene of video `index`, determined by (seed, index, rhythm)."""
     rng = np.random.default_rng([seed, index])
     frames = _draw(rng, rhythm.frames)
     first = _draw(rng, CUE_FIRST)
@@ -148,17 +148,17 @@ def draw_scene(seed: int, index: int, rhythm: Rhythm = STEADY) -> Scene:
             side = 1 if rng.random() < 0.5 else -1
             motions.append(replace(step, name=MOTIONS[step.name](thing, step.first, step.stop, side, rng)))
         things.append(thing)
-    cue = CUES[np.random.default_rng([seed, index, 1]).integers(2)]  # a draw of its own: nothing else depends on it
+    cue = CUES[np.random.default_rng([seed, index, 1]).integers(2)]  # own stream: nothing else depends on it
     return Scene(frames, tuple(things), tuple(motions), Activity(cue, first, stop))
 
 
 def _draw(rng: Generator, bounds: Range) -> int:
-    """A whole number within bounds, both included."""
+    """Draw an integer within inclusive bounds."""
     return int(rng.integers(*bounds, endpoint=True))
 
 
 def _draw_thing(rng: Generator, frames: int, *, x: float) -> Thing:
-    """A thing at rest, about at x."""
+    """Draw a resting thing near x."""
     still = np.ones(frames)
     return Thing(
         shape=SHAPES[rng.integers(len(SHAPES))],
@@ -171,11 +171,11 @@ def _draw_thing(rng: Generator, frames: int, *, x: float) -> Thing:
     )
 
 
-# --- when: a thing's motions in order of time, named by their key in MOTIONS ------------------------------------------
+# --- when: motions of a thing in temporal order, by key of MOTIONS ----------------------------------------------------
 
 
 def _draw_plans(rng: Generator, rhythm: Rhythm, frames: int, cue_stop: int) -> list[list[Activity]]:
-    """One plan a thing: one circles and one blinks after the cue; a further one, where there is one, never rests."""
+    """Draw one plan per thing: one circles and one blinks after the cue; a third, if any, never rests."""
     bursts, plans = _draw_bursts(rng, rhythm, frames), []
     for kind in CONTEXT:
         first = cue_stop + _draw(rng, (rhythm.clip_span + 1, rhythm.clip_span + 12))
@@ -189,7 +189,7 @@ def _draw_plans(rng: Generator, rhythm: Rhythm, frames: int, cue_stop: int) -> l
 
 
 def _draw_bursts(rng: Generator, rhythm: Rhythm, frames: int) -> list[tuple[int, int]]:
-    """The intervals [first, stop) in which things move on their own, in order of time."""
+    """Draw the intervals [first, stop) in which things may move, in temporal order."""
     if rhythm.burst is None:
         return [(0, frames)]
     bursts, first = [], _draw(rng, rhythm.quiet)
@@ -201,7 +201,7 @@ def _draw_bursts(rng: Generator, rhythm: Rhythm, frames: int) -> list[tuple[int,
 
 
 def _fill(rng: Generator, rhythm: Rhythm, intervals: list[tuple[int, int]]) -> Iterator[Activity]:
-    """Rests and motions in turn, from the start to the end of each interval."""
+    """Alternate rests and motions over each interval."""
     for first, stop in intervals:
         while True:
             first += _draw(rng, rhythm.rest)
@@ -214,27 +214,27 @@ def _fill(rng: Generator, rhythm: Rhythm, intervals: list[tuple[int, int]]) -> I
             first = last
 
 
-# Travelling and resizing are two activities each, and popping is short: drawn twice as often.
+# Drawn twice as often: travelling and resizing (two activities each), and popping (short).
 DRAWN = (*STEADY.lengths, "travel", "resize", "pop")
 ENDLESS = ("travel", "resize", "swing", "bob", "shake")
 
 
-# --- how: every motion adds to the thing's state, which is at rest again afterwards, and returns its name -------------
+# --- how: every motion changes the thing's state over its interval and returns its name -------------------------------
 # `side`, 1 or -1, mirrors the motion left to right.
 
 
 def _progress(first: int, stop: int) -> np.ndarray:
-    """Time within an interval, from above 0 to below 1: (stop - first,)."""
+    """Return relative times within an interval, in (0,1): (stop - first,)."""
     return (np.arange(first, stop) - first + 0.5) / (stop - first)
 
 
 def _turns(first: int, stop: int, period: float) -> np.ndarray:
-    """Turns done, of a whole number in all that take about `period` frames each: (stop - first,)."""
+    """Return the completed turns: an integer in total, each of about `period` frames: (stop - first,)."""
     return max(1, round((stop - first) / period)) * _progress(first, stop)
 
 
 def _travel(thing: Thing, first: int, stop: int, side: int, rng: Generator) -> str:
-    """Out of the scene at the top or bottom and in again at the other end, and so on."""
+    """Leave the scene at the top or bottom and re-enter at the opposite side, repeatedly."""
     up = rng.random() < 0.5
     margin = 12
     span = HEIGHT + 2 * margin
@@ -244,7 +244,7 @@ def _travel(thing: Thing, first: int, stop: int, side: int, rng: Generator) -> s
 
 
 def _resize(thing: Thing, first: int, stop: int, side: int, rng: Generator) -> str:
-    """To three times or a third of a size, and back at once, again and again."""
+    """Grow threefold or shrink to a third, jump back, and repeat."""
     grow = rng.random() < 0.5
     sweep = _turns(first, stop, rng.uniform(14, 20)) % 1
     thing.radius[first:stop] *= 3 ** ((sweep if grow else 1 - sweep) - 0.6)
@@ -274,7 +274,7 @@ def _pop(thing: Thing, first: int, stop: int, side: int, rng: Generator) -> str:
 
 
 def _circle(thing: Thing, first: int, stop: int, side: int, rng: Generator) -> str:
-    """Around a point between the thing and the middle of the height."""
+    """Circle a point above or below the thing, towards mid-height."""
     angle = 2 * np.pi * _turns(first, stop, rng.uniform(16, 20))
     inwards = 1 if thing.y[first] < HEIGHT / 2 else -1
     thing.x[first:stop] += side * 10 * np.sin(angle)

@@ -1,1 +1,1 @@
-"""From what datasets distribute to what the stages read: `python -m datasets.prepare`."""
+"""Convert distributed datasets to the formats of the stages: `python -m datasets.prepare`."""

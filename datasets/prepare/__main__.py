@@ -1,4 +1,4 @@
-"""From what datasets distribute to what the stages read: video files to frame folders, official annotations to JSON.
+"""Convert video files to frame folders, and official annotations to JSON.
 
     python -m datasets.prepare charades --videos Charades_v1_480 --frames data/Charades_v1_rgb
     python -m datasets.prepare charades --annotations Charades --json data/charades.json
@@ -6,9 +6,9 @@
         --annotations multithumos --json data/multithumos.json
     python -m datasets.prepare videos --videos my_videos --frames data/own_rgb --json data/own.json
 
-`--videos` with `--frames` extracts frames; the same command continues what was interrupted, and adds new own videos to
-`--json`. `--annotations` with `--json` converts; of a dataset's videos only annotated ones are extracted when both are
-given. `video` says which frames a video gives, `extraction` how they are written.
+`--videos` with `--frames` extracts frames. Run the same command to resume, or to add new videos to your own `--json`.
+`--annotations` with `--json` converts annotations. If both are given, only annotated videos are extracted. `video`
+defines which frames are extracted, `extraction` how they are written.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from datasets.prepare.video import FPS, SIZE
 
 QUALITY = 85
 PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-# Frames below 32 pixels show nothing; jsonargparse wants a name that no other type of the process has.
+# Frames below 32 pixels are useless; jsonargparse needs a unique name per type.
 RATES = restricted_number_type("PreparedRate", float, [(">=", 0.01), ("<=", 1000)])
 SIZES = restricted_number_type("PreparedSize", int, [("==", 0), (">=", 32)], join="or")
 QUALITIES = restricted_number_type("PreparedQuality", int, [(">=", 1), ("<=", 95)])
@@ -47,9 +47,9 @@ OFFICIAL = {"--data.annotations": "--annotations", "--data.num_classes": None, "
 
 
 def read_official(kind: str, path: Path) -> tuple[list[Video], list[str]]:
-    """Annotated videos, and the classes' names where the annotations list them.
+    """Read the annotated videos, and the class names if the annotations list them.
 
-    Durations are NaN where the annotations do not say them: those of MultiTHUMOS' text files.
+    Durations are NaN if the annotations do not contain them (MultiTHUMOS' text files).
     """
     with options_called(OFFICIAL):
         if kind == "multithumos" and path.is_dir():
@@ -58,16 +58,16 @@ def read_official(kind: str, path: Path) -> tuple[list[Video], list[str]]:
 
 
 def write_official(args: argparse.Namespace, annotated: Sequence[Video], class_names: Sequence[str]) -> None:
-    """The JSON of a dataset's videos, and the list of its classes where there is one; classes count from 0."""
+    """Write the JSON of a dataset's videos, and its class list if there is one; classes are numbered from 0."""
     timed = [video_with_duration(video, args.frames, args.fps) for video in annotated]
     videos = [video for video in timed if video.duration]
     unknown = [video.id for video in timed if not video.duration]
     if not videos:
-        raise InputError(f"{args.frames}: no frames of any annotated video, and only they tell its duration")
+        raise InputError(f"{args.frames}: no frames for any annotated video; durations are computed from the frames")
     if unknown:
-        print(f"{len(unknown)} annotated videos left out, without frames: {first_few(unknown)}")
+        print(f"{len(unknown)} annotated videos without frames, skipped: {first_few(unknown)}")
     convert.write_json(args.json, videos, first_class=0 if args.kind == "multithumos" else None)
-    print(f"{Annotations(args.json, tuple(videos)).summary()}, classes from 0")
+    print(f"{Annotations(args.json, tuple(videos)).summary()}, classes numbered from 0")
     if class_names:
         file = args.json.with_name(f"{args.json.stem}_classes.txt")
         write_text(file, "".join(f"{name}\n" for name in class_names))
@@ -75,7 +75,7 @@ def write_official(args: argparse.Namespace, annotated: Sequence[Video], class_n
 
 
 def video_with_duration(video: Video, root: Path, fps: float) -> Video:
-    """One of unknown duration as long as its frames last, at the rate they were made with here, else at `fps`."""
+    """Set an unknown duration from the number of frames, at their recorded rate or else at `fps`."""
     if not isnan(video.duration):
         return video
     folder = root / video.id
@@ -87,21 +87,21 @@ def video_with_duration(video: Video, root: Path, fps: float) -> Video:
 
 
 def write_template(json: Path, root: Path, ids: Iterable[str]) -> None:
-    """The JSON of own videos, with their durations and nothing else known; one that is there keeps what is in it."""
+    """Write a JSON of custom videos with their durations only; entries of an existing file are kept."""
     there = read_own(json)
     new = [video for video in ids if video not in there]
     if not new:
-        print(f"{json}: has all videos already, left as it is")
+        print(f"{json}: already contains all videos, unchanged")
         return
     records = {video: Record.read(root / video) for video in new}
     videos = [Video(video, "training", round(record.seconds, 3), ()) for video, record in records.items()]
     convert.write_json(json, videos, keep=True)
     what = f"{len(new)} videos added to {len(there)}: {first_few(new)}" if there else f"{len(new)} videos"
-    print(f"{json}: {what}, with their durations; fill in their actions, and which are for testing")
+    print(f"{json}: {what}, with their durations; add their actions and set the subset of test videos")
 
 
 def read_own(json: Path) -> dict[str, object]:
-    """What a JSON of own videos holds; nothing where there is none yet."""
+    """Read a JSON of custom videos; empty if it does not exist."""
     with options_called({"--data.annotations": "--json"}):
         return read_table(json) if json.exists() else {}
 
@@ -110,53 +110,54 @@ def read_own(json: Path) -> dict[str, object]:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line; a wrong one ends with one line and status 2."""
+    """Parse the command line; exit with one line and status 2 on errors."""
     parser = Parser(prog="python -m datasets.prepare", description="Prepare a dataset.")
     add = parser.add_argument
-    add("kind", choices=("charades", "multithumos", "videos"), help="which dataset; videos: own ones")
+    add("kind", choices=("charades", "multithumos", "videos"), help="dataset; videos: your own videos")
     add("--videos", type=Path, nargs="+", default=[], metavar="PATH", help="video files, or folders of them")
-    add("--frames", type=Path, metavar="DIR", help="where frame folders are, or will be")
-    add("--annotations", type=Path, metavar="PATH", help="official annotations: folder, or JSON file")
-    add("--json", type=Path, metavar="FILE", help="annotations to write, for --data.annotations")
-    add("--fps", type=RATE, default=FPS, metavar="N", help=f"frames a second (default: {FPS:g})")
+    add("--frames", type=Path, metavar="DIR", help="folder of the frame folders")
+    add("--annotations", type=Path, metavar="PATH", help="official annotations: folder or JSON file")
+    add("--json", type=Path, metavar="FILE", help="JSON annotation file to write, for --data.annotations")
+    add("--fps", type=RATE, default=FPS, metavar="N", help=f"frames per second (default: {FPS:g})")
     add("--size", type=PIXELS, default=SIZE, metavar="PIXELS",
-        help=f"longer side of a frame (default: {SIZE}; 0: as the video; never enlarged)")  # fmt: skip
+        help=f"longer side of a frame in pixels (default: {SIZE}; 0: original size; never enlarged)")  # fmt: skip
     add("--quality", type=JPEG_QUALITY, default=QUALITY, metavar="Q",
-        help=f"of the JPEG files, 1 to 95 (default: {QUALITY})")  # fmt: skip
-    add("--workers", type=COUNT, default=PROCESSORS, metavar="N", help="videos at a time (default: processors)")
-    add("--keep_damaged", action="store_true", help="keep what can be decoded of a truncated or damaged video")
+        help=f"JPEG quality, 1 to 95 (default: {QUALITY})")  # fmt: skip
+    add("--workers", type=COUNT, default=PROCESSORS, metavar="N",
+        help="number of videos processed in parallel (default: number of processors)")  # fmt: skip
+    add("--keep_damaged", action="store_true", help="keep the decodable frames of a truncated or damaged video")
     args = parser.parse_args(argv)
     own = args.kind == "videos"
     if args.videos and not args.frames:
-        parser.error("--videos needs --frames, the folder to write to")
+        parser.error("--videos requires --frames, the output folder")
     if own and args.annotations:
-        parser.error("--annotations: own videos have none that is official; give --json alone for a file to fill in")
+        parser.error("--annotations is not used for your own videos; use --json to write a file to complete")
     if own and not args.videos:
         parser.error("videos: give --videos and --frames")
     if not own and args.json and not args.annotations:
-        parser.error("--json needs --annotations, the official ones")
+        parser.error("--json requires the official --annotations")
     if not args.videos and not args.json:
-        parser.error(f"{args.kind}: nothing to do; give --videos and --frames, or --annotations and --json, or all")
+        parser.error(f"{args.kind}: nothing to do; give --videos and --frames, --annotations and --json, or all four")
     return args
 
 
 def check_json(args: argparse.Namespace) -> None:
-    """Raise, before hours of work, where the JSON could not be written, or would replace what it is made of."""
+    """Raise, before hours of work, if the JSON cannot be written or would overwrite its input."""
     if args.json.exists() and not args.json.is_file():
-        raise InputError(f"{args.json}: not a plain file; give --json a file")
+        raise InputError(f"{args.json}: not a regular file; --json must be a file")
     if args.kind == "videos":
         read_own(args.json)
     elif args.json.exists() and args.json.samefile(args.annotations):
-        raise InputError(f"{args.json}: --json would replace --annotations; choose another file")
+        raise InputError(f"{args.json}: --json would overwrite --annotations; choose another file")
 
 
 def prepare(args: argparse.Namespace) -> int:
-    """Everything that the command line asks for; 1 with a line on stderr for each video that failed."""
+    """Run the parsed command; return 1, with a line on stderr per failed video, if any failed."""
     if args.json:
         check_json(args)
     annotated, class_names = read_official(args.kind, args.annotations) if args.annotations else ([], [])
     if args.json and not args.frames and any(isnan(video.duration) for video in annotated):
-        raise InputError(f"{args.annotations}: says no durations; --frames, the videos' frames, does")
+        raise InputError(f"{args.annotations}: contains no durations; set --frames to compute them from the frames")
     files = video_files(args.videos)
     if files and annotated:
         files = annotated_only(files, [video.id for video in annotated])
@@ -169,19 +170,18 @@ def prepare(args: argparse.Namespace) -> int:
     if args.json and annotated:
         write_official(args, annotated, class_names)
     elif args.json and failed:
-        print(f"{args.json}: nothing written until all videos are prepared")
+        print(f"{args.json}: not written, because some videos failed")
     elif args.json:
         write_template(args.json, args.frames, files)
     for line in failed:
         print(f"datasets.prepare: error: {line}", file=sys.stderr)
     if failed:
-        print(f"datasets.prepare: {len(failed)} videos have no frames; the same command tries them again",
-              file=sys.stderr)  # fmt: skip
+        print(f"datasets.prepare: {len(failed)} videos failed; run the same command to retry them", file=sys.stderr)
     return 1 if failed else 0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prepare; 1 with a line on stderr for each video that failed, or with one line for another mistake."""
+    """Prepare a dataset; return 1 on errors, with one line on stderr, or one per failed video."""
     args = parse(argv)
     with stop_at_once():
         return exit_status("datasets.prepare", lambda: prepare(args))

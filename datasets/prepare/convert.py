@@ -1,7 +1,7 @@
-"""Official annotations in the JSON form of `datasets.annotations`: Charades' CSVs, MultiTHUMOS' text files.
+"""Convert official annotations to the JSON format of `datasets.annotations`: Charades' CSVs, MultiTHUMOS' text files.
 
-MultiTHUMOS comes as a class list (`1 BaseballPitch`, a line each) and a text file for each class, named after it, with
-a line `video start end` (seconds) for each interval. It does not say how long the videos are: their frames do.
+MultiTHUMOS has a class list with lines such as `1 BaseballPitch`, and a text file per class, named after it, with a
+line `video start end` (seconds) per interval. Durations are not included; they are computed from the frames.
 """
 
 import json
@@ -15,14 +15,14 @@ from common.files import write_text
 from datasets.annotations import Action, Subset, Video, read_class_names
 
 CLASS_LIST = "class_list.txt"
-TRAINING, TESTING = "video_validation_", "video_test_"  # how THUMOS14's videos are called
+TRAINING, TESTING = "video_validation_", "video_test_"  # prefixes of THUMOS14 video names
 
 
 def read_multithumos(folder: Path) -> tuple[list[Video], list[str]]:
-    """The videos of MultiTHUMOS' text files, their durations not known (NaN), and the classes' names.
+    """Read the videos of MultiTHUMOS' text files, with unknown durations (NaN), and the class names.
 
     Args:
-        folder: With the class list; the classes' files are beside it or in `annotations/`.
+        folder: Folder with the class list; the class files are in it or in `annotations/`.
     """
     names = read_class_names(folder / CLASS_LIST)
     files = folder / "annotations" if (folder / "annotations").is_dir() else folder
@@ -31,13 +31,13 @@ def read_multithumos(folder: Path) -> tuple[list[Video], list[str]]:
         for video, start, end in _read_intervals(files / f"{name}.txt"):
             actions[video].append(Action(label, start, end))
     if not actions:
-        raise InputError(f"{files}: no interval in any class's file")
+        raise InputError(f"{files}: no intervals in any class file")
     subsets: dict[str, Subset] = {v: "training" if v.startswith(TRAINING) else "testing" for v in sorted(actions)}
     return [Video(video, subset, math.nan, tuple(actions[video])) for video, subset in subsets.items()], names
 
 
 def _read_intervals(file: Path) -> Iterable[tuple[str, float, float]]:
-    """Lines `video start end`."""
+    """Parse lines `video start end`."""
     for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         if not line.strip():
             continue
@@ -47,18 +47,18 @@ def _read_intervals(file: Path) -> Iterable[tuple[str, float, float]]:
         except ValueError:
             start = end = math.nan
         if not (math.isfinite(start) and math.isfinite(end)):
-            raise InputError(f"{file}: line {number}: {line!r} is not of the form `video start end`")
+            raise InputError(f"{file}: line {number}: expected `video start end`, found {line!r}")
         if not video.startswith((TRAINING, TESTING)):
-            raise InputError(f"{file}: line {number}: {video} is not called {TRAINING} or {TESTING}..., as THUMOS14's")
+            raise InputError(f"{file}: line {number}: {video} does not begin with {TRAINING} or {TESTING}")
         yield video, start, end
 
 
 def write_json(path: Path, videos: Iterable[Video], *, first_class: int | None = None, keep: bool = False) -> None:
-    """The JSON form, a line for each video, whole or not at all.
+    """Write the JSON format atomically, one line per video.
 
     Args:
-        first_class: Said in each entry: needed where a dataset's own JSON numbers its classes otherwise.
-        keep: Add the videos at the end of a valid JSON that is there, which keeps every byte.
+        first_class: Written to each entry; needed if the dataset's own JSON numbers classes differently.
+        keep: Append to an existing valid JSON without changing its bytes.
     """
     text = path.read_bytes().decode("utf-8") if keep and path.exists() else "{}"
     before = text.rstrip().removesuffix("}").rstrip()

@@ -1,9 +1,8 @@
-"""Video files to frame folders, several at a time; the same call continues what was interrupted.
+"""Extract video files to frame folders in parallel; repeating an interrupted call resumes it.
 
 <root>/<id>/<id>-000001.jpg ...   the frames (`datasets.frames`)
-<root>/<id>/prepare.json          the record: of which file, with which settings, how many frames
-<root>/.<id>.partial/             a folder being written, which gets its name when whole; one that was left behind is
-                                  removed at the next start
+<root>/<id>/prepare.json          the record: source file, settings and number of frames
+<root>/.<id>.partial/             a folder being written, renamed when complete; leftovers are removed at the next start
 """
 
 import fcntl
@@ -37,12 +36,12 @@ SUFFIXES = {
 }  # fmt: skip
 RECORD = "prepare.json"
 PARTIAL = ".partial"
-MOST_FRAMES = 999_999  # what six digits can number: 11 hours at 24 frames a second
+MOST_FRAMES = 999_999  # six digits: 11 hours at 24 fps
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How frames are made: frames a second, pixels of the longer side (None: as the video), quality of the JPEG."""
+    """Extraction settings: frames per second, longer side in pixels (None: original) and JPEG quality."""
 
     fps: float
     size: int | None
@@ -54,7 +53,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Record:
-    """A finished folder: its source's name and bytes, its settings, its frames, and what was wrong with the source."""
+    """Record of a finished folder: name and size of the source, settings, frames, and problems of the source."""
 
     source: str
     bytes: int
@@ -65,12 +64,12 @@ class Record:
 
     @staticmethod
     def read(folder: Path) -> "Record":
-        """That of a folder; InputError where it has none."""
+        """Read the record of a folder; InputError if there is no valid one."""
         try:
             return _RECORD.validate_json((folder / RECORD).read_bytes())
         except (OSError, ValueError):
             raise InputError(
-                f"{folder}: already there and not made by this command (no valid {RECORD}); "
+                f"{folder}: exists but was not created by this command (no valid {RECORD}); "
                 "remove it, or choose another --frames"
             ) from None
 
@@ -79,7 +78,7 @@ _RECORD = TypeAdapter(Record)
 
 
 def count_files(folder: Path) -> int:
-    """Frame files of a folder, whatever their numbers."""
+    """Count the frame files of a folder, ignoring their numbers."""
     return sum(name.endswith(SUFFIX) for name in os.listdir(folder))
 
 
@@ -87,16 +86,16 @@ def count_files(folder: Path) -> int:
 
 
 def video_files(paths: Iterable[Path]) -> dict[str, Path]:
-    """{id: file}, sorted: given files, and in given folders, at any depth, those with a video's suffix."""
+    """Return {id: file}, sorted: the given files, and the video files in given folders at any depth."""
     found: dict[str, Path] = {}
     spaced: list[str] = []
     for path in paths:
         if not path.exists():
-            raise InputError(f"{path}: no such file or folder; give --videos video files, or folders of them")
+            raise InputError(f"{path}: no such file or folder; set --videos to video files or folders of them")
         below = sorted(path.rglob("*")) if path.is_dir() else []
         files = [file for file in below if file.suffix.lower() in SUFFIXES and file.name[0] != "." and file.is_file()]
         if path.is_dir() and not files:
-            raise InputError(f"{path}: no video files in it (looked for {' '.join(sorted(SUFFIXES))})")
+            raise InputError(f"{path}: contains no video files (looked for {' '.join(sorted(SUFFIXES))})")
         for file in files or [path]:
             video = file.stem
             if video.startswith(".") or video.split() != [video]:
@@ -104,28 +103,29 @@ def video_files(paths: Iterable[Path]) -> dict[str, Path]:
             elif found.setdefault(video, file) != file:
                 raise InputError(f"{file}: {found[video]} has the same id; rename one of them")
     if spaced:
-        raise InputError(f"{first_few(spaced)}: a video's name becomes its id; rename so that it has no spaces")
+        what = "video ids are file names and must not contain spaces"
+        raise InputError(f"{first_few(spaced)}: {what}; rename the files")
     return dict(sorted(found.items()))
 
 
 def annotated_only(files: Mapping[str, Path], annotated: Sequence[str]) -> dict[str, Path]:
-    """The files of annotated videos; says how many of each kind lack the other."""
+    """Return the files of annotated videos; print how many files and annotations have no counterpart."""
     chosen = {video: files[video] for video in annotated if video in files}
     if not chosen:
         raise InputError(
-            f"none of the {len(files)} video files is called as an annotated video (such as {annotated[0]})"
+            f"none of the {len(files)} video files is named after an annotated video (such as {annotated[0]})"
         )
     absent = [video for video in annotated if video not in files]
-    print(f"{len(chosen)} annotated videos have a file, {len(files) - len(chosen)} files are not annotated")
+    print(f"{len(chosen)} annotated videos have a file; {len(files) - len(chosen)} files are not annotated")
     if absent:
         print(f"{len(absent)} annotated videos have no file: {first_few(absent)}")
     return chosen
 
 
 def is_finished(source: Path, root: Path, settings: Settings, *, keep_damaged: bool) -> bool:
-    """Whether a video's folder is there, whole, and made of this very file.
+    """Return whether a video's folder exists, is complete and was extracted from this file.
 
-    One made with other settings is an InputError: a folder of both would be a dataset at two rates.
+    Other settings raise an InputError, so that frame rates are never mixed.
     """
     folder = root / source.stem
     if not os.path.lexists(folder):
@@ -133,7 +133,8 @@ def is_finished(source: Path, root: Path, settings: Settings, *, keep_damaged: b
     record = Record.read(folder)
     if record.settings != settings:
         raise InputError(
-            f"{folder}: made with {record.settings}, asked for are {settings}; remove it, or choose another --frames"
+            f"{folder}: extracted with {record.settings}, but {settings} was requested; "
+            "remove it, or choose another --frames"
         )
     same = (record.source, record.bytes) == (source.name, source.stat().st_size)
     return same and count_files(folder) == record.frames and (keep_damaged or record.problem is None)
@@ -145,11 +146,10 @@ def is_finished(source: Path, root: Path, settings: Settings, *, keep_damaged: b
 def extract_frames(
     files: Mapping[str, Path], root: Path, settings: Settings, *, workers: int, keep_damaged: bool
 ) -> list[str]:
-    """Make the folders that are not there yet, several at a time; gives a line for each video that failed.
+    """Write the missing folders in parallel; return one line per failed video.
 
-    A video that fails does not keep the others from being made; anything else that goes wrong, such as a full disk or
-    a signal, calls them off, and what was begun is removed. FFmpeg and the JPEG encoder work outside Python's lock:
-    threads do.
+    A failed video does not stop the others. Any other error, such as a full disk or a signal, cancels them and removes
+    unfinished folders. Threads suffice, because FFmpeg and the JPEG encoder release the GIL.
     """
     written: list[Record] = []
     failed: list[str] = []
@@ -176,24 +176,22 @@ def extract_frames(
                 called_off.set()
                 pool.shutdown(cancel_futures=True)
     frames = sum(record.frames for record in written)
-    complete = f"; {sum(there)} were complete already" if any(there) else ""
+    complete = f"; {sum(there)} were already complete" if any(there) else ""
     damaged = ", ".join(f"{record.source} ({record.problem})" for record in written if record.problem)
-    kept = f"; damaged, kept as asked: {damaged}" if damaged else ""
-    print(
-        f"{root}: {len(written)} videos prepared: {frames} frames, as many as their timestamps ask for{complete}{kept}"
-    )
+    kept = f"; damaged, kept (--keep_damaged): {damaged}" if damaged else ""
+    print(f"{root}: {len(written)} videos prepared: {frames} frames, matching their timestamps{complete}{kept}")
     return failed
 
 
 @contextmanager
 def sole_writer(root: Path) -> Iterator[None]:
-    """The root folder for this process alone; removes unfinished folders that an earlier one left, and says so."""
+    """Lock the root folder, and remove and report the unfinished folders of an earlier process."""
     handle = os.open(root, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released in any case when the process ends
         except BlockingIOError:
-            raise InputError(f"{root}: another process is preparing frames here; wait for it") from None
+            raise InputError(f"{root}: another process is preparing frames here; wait until it has finished") from None
         left = [path for path in root.glob(f".*{PARTIAL}") if path.is_dir()]
         for path in left:
             shutil.rmtree(path)
@@ -207,17 +205,17 @@ def sole_writer(root: Path) -> Iterator[None]:
 def make_folder(
     source: Path, root: Path, settings: Settings, *, keep_damaged: bool, threads: int, called_off: threading.Event
 ) -> Record:
-    """Write the frames of a video file to `<root>/<its stem>`, in place of what may be there under that name.
+    """Write the frames of a video file to `<root>/<its stem>`, replacing an existing folder.
 
     Args:
-        keep_damaged: Keep what can be decoded of a truncated or damaged file, which is an InputError otherwise: its
-            frames would be taken for the whole video's, and labels put at wrong times.
-        threads: Threads of the decoder.
-        called_off: Looked at before every frame; once it is set, CancelledError, and nothing of the folder remains.
+        keep_damaged: Keep the decodable frames of a truncated or damaged file. Otherwise it is an InputError, since
+            labels would be misplaced if its frames were taken for the whole video.
+        threads: Number of decoder threads.
+        called_off: Checked before every frame; if set, CancelledError is raised and the folder is removed.
     """
     folder = root / source.stem
     unfinished = root / f".{source.stem}{PARTIAL}"
-    replaced = root / f"..{source.stem}{PARTIAL}"  # no id begins with a dot
+    replaced = root / f"..{source.stem}{PARTIAL}"  # unique: no id begins with a dot
     unfinished.mkdir()
     try:
         video = VideoFile(source, size=settings.size, threads=threads)
@@ -226,14 +224,15 @@ def make_folder(
             if called_off.is_set():
                 raise CancelledError
             if number > MOST_FRAMES:
-                raise InputError(f"{source}: more than {MOST_FRAMES} frames; cut it, or choose a lower --fps")
-            if pixels is not before:  # a frame that is repeated is encoded once
+                raise InputError(f"{source}: more than {MOST_FRAMES} frames; split the video or lower --fps")
+            if pixels is not before:  # encode repeated frames once
                 before, data = pixels, _jpeg(pixels, settings.quality)
             path = unfinished / frame_path("", source.stem, number).name
             with naming(path):
                 path.write_bytes(data)
         if video.problem and not keep_damaged:
-            raise InputError(f"{source}: {video.problem}; get the file again, or --keep_damaged to use what there is")
+            remedy = "replace the file, or use --keep_damaged to keep the decodable frames"
+            raise InputError(f"{source}: {video.problem}; {remedy}")
         size = source.stat().st_size
         record = Record(source.name, size, settings, video.num_frames, video.duration, video.problem)
         (unfinished / RECORD).write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")

@@ -1,14 +1,14 @@
-"""Video files as upright RGB frames at a constant rate, whatever their codec, rate and orientation (with PyAV, FFmpeg).
+"""Decode videos of any codec, rate and orientation to upright RGB frames at a constant rate (with PyAV, FFmpeg).
 
-Time 0 is the first frame's timestamp, and frame k (from 0) is the frame shown at k / fps: the latest whose timestamp
-is not after it. So a video of variable frame rate keeps its timing, frames are repeated or left out as needed, and a
-video that already has `fps` frames a second comes out frame by frame. Pixels are made square, phone videos are turned
-upright, and the longer side becomes `size`; a video is never enlarged, since that adds bytes and no detail.
+Time 0 is the timestamp of the first frame. Frame k (from 0) is the frame shown at k / fps: the last one whose timestamp
+is not later. Frames are repeated or dropped as needed, so a video of variable frame rate keeps its timing, and a video
+that already has `fps` frames per second is unchanged. Pixels are made square, phone videos are rotated upright, and the
+longer side is resized to `size`; videos are never enlarged, which would add bytes but no detail.
 
     video = VideoFile("kitchen.mp4")
     for pixels in video.frames(fps=24):  # (H,W,3) uint8
         ...
-    if video.problem:                    # truncated, damaged: what could be decoded came out
+    if video.problem:                    # truncated or damaged: the decodable frames were returned
         ...
 """
 
@@ -30,30 +30,30 @@ from common.errors import InputError
 
 FPS = 24.0
 SIZE = 320
-DECLARE_DURATION = {"mov", "matroska", "avi", "flv", "asf"}  # others estimate it from what is there
-NOT_VIDEOS = {"tty", "image2"}  # FFmpeg shows text and pictures as videos too; so do its formats named *_pipe
-COARSEST_TICK = Fraction(1, 1000)  # no timestamp is taken to be less precise: AVI's tick is a whole frame
-MISSING_SECONDS = Fraction(1, 5)  # a file that ends this much before its own duration has been cut off
-JUMP_SECONDS = 1  # a step back in time beyond this is a new start (joined files), below it a faulty timestamp
+DECLARE_DURATION = {"mov", "matroska", "avi", "flv", "asf"}  # other formats estimate it from the data
+NOT_VIDEOS = {"tty", "image2"}  # FFmpeg also reads text and images as videos, as do its formats named *_pipe
+COARSEST_TICK = Fraction(1, 1000)  # upper limit of a tick: AVI's is a whole frame
+MISSING_SECONDS = Fraction(1, 5)  # a file that ends this much before its declared duration is truncated
+JUMP_SECONDS = 1  # a larger step back in time is a new start (joined files), a smaller one a faulty timestamp
 RESIZE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
 class VideoFile:
-    """A video file that has been opened once and found to hold a video.
+    """A video file, checked to contain a video.
 
     Args:
         path: The file.
-        size: Pixels of the longer side; None keeps the video's own. A smaller video keeps its size.
-        threads: Threads of the decoder; 0 for as many as there are processors.
+        size: Longer side in pixels; None keeps the original size. Smaller videos keep their size.
+        threads: Number of decoder threads; 0 for one per processor.
 
     Attributes:
-        declared_seconds: Duration that the file states; 0 where it states nothing.
-        duration: Once `frames` has run to its end: seconds by its timestamps.
-        num_frames: Once `frames` has run to its end: frames at its rate, whatever its stride.
-        problem: Once `frames` has run to its end: what is wrong with the file, in words; None where nothing is.
+        declared_seconds: Duration declared by the file; 0 if none.
+        duration: Duration by timestamps in seconds; set when `frames` is exhausted.
+        num_frames: Number of frames at the requested rate, regardless of stride; set when `frames` is exhausted.
+        problem: Description of damage, or None; set when `frames` is exhausted.
 
     Raises:
-        InputError: For a file that is absent, empty, or holds no video that can be decoded.
+        InputError: If the file is missing, empty, or contains no decodable video.
     """
 
     def __init__(self, path: str | Path, *, size: int | None = SIZE, threads: int = 0) -> None:
@@ -66,13 +66,13 @@ class VideoFile:
             self.declared_seconds = (container.duration or 0) / av.time_base
 
     def frames(self, *, fps: float = FPS, stride: int = 1) -> Iterator[np.ndarray]:
-        """Frames 0, stride, 2 * stride... at `fps` frames a second: (H,W,3) uint8, RGB, all of one size.
+        """Yield frames 0, stride, 2 * stride, ... at `fps` frames per second: (H,W,3) uint8, RGB, all of one size.
 
-        Every frame is decoded, and those asked for are converted. A frame that is repeated is the same array.
-        Damage does not end it early: what can be decoded comes out, and `problem` says the rest.
+        All frames are decoded, but only the requested ones converted. A repeated frame is the same array.
+        Decoding continues after damage, which `problem` describes.
 
         Raises:
-            InputError: For a file of which no frame can be decoded.
+            InputError: If no frame can be decoded.
         """
         rate = Fraction(fps).limit_denominator(1001)
         k, shape = 0, None
@@ -89,15 +89,15 @@ class VideoFile:
                     k += 1
                 end = until + reader.tick
             if k == 0:
-                raise InputError(f"{self.path}: no frame of it can be decoded; get the file again")
+                raise InputError(f"{self.path}: no frame can be decoded; replace the file")
             self.num_frames, self.duration, self.problem = k, float(end), reader.problem()
 
     def _upright(self, frame: VideoFrame, aspect: Fraction | None, shape: tuple[int, ...] | None) -> np.ndarray:
-        """The frame in RGB, upright, with square pixels, of at most the size asked for; of `shape` where given."""
+        """Convert a frame to upright RGB with square pixels, at most `self.size`, or of `shape` if given."""
         transposed, mirror_x, mirror_y = orientation(frame)
         if shape is None:
             width, height = fitted(frame.width, frame.height, aspect, self.size)
-        else:  # a video that changes its size midway keeps its first frame's
+        else:  # keep the size of the first frame if the video changes its size
             height, width = shape[1::-1] if transposed else shape[:2]
         pixels = frame.reformat(width, height, "rgb24", interpolation=RESIZE, threads=1).to_ndarray()
         if transposed:
@@ -106,19 +106,19 @@ class VideoFile:
 
     @contextmanager
     def _open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
-        """The file and its video stream, ready to be decoded."""
+        """Open the file and its video stream for decoding."""
         try:
             container = av.open(str(self.path.absolute()), metadata_errors="replace")
         except av.FFmpegError as error:
-            raise InputError(f"{self.path}: cannot be read ({error.strerror}); give a whole video file") from None
+            raise InputError(f"{self.path}: cannot be read ({error.strerror}); use an intact file") from None
         with container:
             name, stream = container.format.name, container.streams.best("video")
             if name.split(",")[0] in NOT_VIDEOS or name.endswith("_pipe"):
                 raise InputError(f"{self.path}: not a video (FFmpeg reads it as {name})")
             if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
-                raise InputError(f"{self.path}: no video in it")  # a cover picture in an audio file is none
+                raise InputError(f"{self.path}: contains no video")  # the cover picture of an audio file does not count
             if stream.codec_context is None or not stream.width:
-                raise InputError(f"{self.path}: no decoder for its video; get the file again, or convert it to H.264")
+                raise InputError(f"{self.path}: no decoder for its video; replace the file, or convert it to H.264")
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = self.threads
             yield container, stream
@@ -128,34 +128,34 @@ class VideoFile:
 
 
 class _Reader:
-    """Decodes what can be decoded, tells its time, and keeps an account of the rest.
+    """Decode frames with their times, and keep track of damage.
 
     Attributes:
-        tick: Seconds to which a timestamp is precise.
-        step: Seconds from a frame to the next, by the stream's rate.
-        declared_end: Where the file says that it ends, as it counts time; None where it only guesses.
+        tick: Precision of timestamps in seconds.
+        step: Seconds between frames at the stream's rate.
+        declared_end: Declared end in the file's own time; None if only estimated.
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         self.container, self.stream = container, stream
         self.tick = min(stream.time_base or COARSEST_TICK, COARSEST_TICK)
         self.step = 1 / (stream.guessed_rate or stream.average_rate or Fraction(25))
-        self.damaged = 0  # packets, and frames that the decoder had to make up
+        self.damaged = 0  # damaged packets, and frames concealed by the decoder
         self.packets = 0
-        self.end = Fraction(0)  # of the last packet, sound included, as the file counts time
+        self.end = Fraction(0)  # of the last packet, including audio, in the file's own time
         self.stop: str | None = None
         self.is_avi = container.format.name == "avi"
         self.declared_end: Fraction | None = None
         if container.duration and container.format.name.split(",")[0] in DECLARE_DURATION:
             self.declared_end = Fraction(container.duration + (container.start_time or 0), av.time_base)
-            if self.is_avi and stream.guessed_rate:  # FFmpeg scales a short AVI's duration down; its header keeps count
+            if self.is_avi and stream.guessed_rate:  # FFmpeg shortens the duration of a truncated AVI
                 self.declared_end = max(self.declared_end, Fraction(stream.frames) / stream.guessed_rate)
 
     def spans(self) -> Iterator[tuple[VideoFrame, Fraction]]:
-        """Decoded frames, each with the time until which it is shown, in seconds from the first frame.
+        """Yield decoded frames with the time until which each is shown, in seconds from the first frame.
 
-        A timestamp is rounded to its tick (Matroska's: 1 ms), so a frame counts as shown from half a tick earlier, and
-        the last one, whose duration is rounded too, until a whole tick earlier.
+        Timestamps are rounded to ticks (Matroska: 1 ms). A frame therefore counts as shown from half a tick earlier,
+        and the last one, whose duration is also rounded, until a whole tick earlier.
         """
         shown, shown_at = None, Fraction(0)
         for time, frame in self._times():
@@ -166,10 +166,10 @@ class _Reader:
             yield shown, shown_at + (shown.duration * (shown.time_base or 0) or self.step) - self.tick
 
     def _times(self) -> Iterator[tuple[Fraction, VideoFrame]]:
-        """Frames with their times from the first one's, never falling.
+        """Yield frames with non-decreasing times relative to the first frame.
 
-        AVI has no presentation times: its decoding times count frames in the order in which they come out. A frame
-        without a timestamp, or with one far beyond the file's end (damage), comes `step` seconds after the one before.
+        AVI has no presentation times: its decoding times count frames in output order. A frame without a timestamp, or
+        with one far beyond the end of the file (damage), is placed `step` seconds after the previous one.
         """
         origin, last = None, -self.step
         for frame in self._frames():
@@ -186,7 +186,7 @@ class _Reader:
             yield last, frame
 
     def _frames(self) -> Iterator[VideoFrame]:
-        """The stream's frames; the packets of the others only say where the file ends."""
+        """Yield the frames of the stream; audio packets only determine the end of the file."""
         wanted = [stream for stream in self.container.streams if stream.type == "audio"] + [self.stream]
         try:
             for packet in self.container.demux(wanted):
@@ -208,10 +208,10 @@ class _Reader:
             self.stop = error.strerror
 
     def problem(self) -> str | None:
-        """What is wrong with a file that has been read to its end."""
+        """Describe the damage of a file that has been read to its end."""
         found = [f"reading stopped: {self.stop}"] if self.stop else []
         if self.declared_end is not None and self.end < self.declared_end - MISSING_SECONDS:
-            found.append(f"ends at {float(self.end):.1f} s of {float(self.declared_end):.1f} s: cut off")
+            found.append(f"ends at {float(self.end):.1f} s of {float(self.declared_end):.1f} s: truncated")
         if self.damaged:
             found.append(f"{self.damaged} of {self.packets} frames damaged")
         return "; ".join(found) or None
@@ -221,18 +221,17 @@ class _Reader:
 
 
 def fitted(width: int, height: int, aspect: Fraction | None, size: int | None) -> tuple[int, int]:
-    """Width and height with square pixels, the longer at most `size`; `aspect` is a pixel's width over its height."""
+    """Return width and height with square pixels and a longer side of at most `size`; `aspect` is that of a pixel."""
     wide = width * (aspect or Fraction(1))
     scale = min(Fraction(1), size / max(wide, Fraction(height))) if size else Fraction(1)
     return max(1, round(wide * scale)), max(1, round(height * scale))
 
 
 def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
-    """How a stored picture becomes upright: whether it is first transposed, then mirrored in x, in y.
+    """Return whether an image must be transposed, then flipped in x and in y, to be upright.
 
-    That is its display matrix to the nearest right angle. The matrix (ISO 14496-12) has its entries in the order a b u,
-    c d v, x y w, and takes the stored pixel (x,y) to (a x + c y, b x + d y), y downwards; the shift back into the
-    picture is left to mirroring.
+    This is its display matrix, rounded to a right angle. The matrix (ISO 14496-12) has the entries a b u, c d v, x y w
+    and maps the stored pixel (x,y) to (a x + c y, b x + d y), with y downwards; flipping replaces the translation.
     """
     data = frame.side_data.get("DISPLAYMATRIX")
     if not isinstance(data, Buffer):

@@ -60,9 +60,9 @@ def test_multithumos_classes_count_from_one(tmp_path):
 def test_oddities_are_counted_and_kept(tmp_path):
     actions = [[0, 1.0, 12.0], [1, 5.0, 5.0], [2, 6.0, 5.0], [3, 0.0, 10.0]]
     read = load_annotations(write_json(tmp_path, {"AAA": VIDEO | {"actions": actions}}), num_classes=4)
-    assert read.oddities() == ["1 end after their video", "2 end at or before their start"]
+    assert read.oddities() == ["1 end after their video", "2 end no later than they start"]
     assert len(read.videos[0].actions) == 4
-    assert "1 end after their video, 2 end at or before their start" in read.report()
+    assert "1 end after their video, 2 end no later than they start" in read.report()
     assert "\n" not in read.report()
 
 
@@ -71,13 +71,13 @@ def test_oddities_are_counted_and_kept(tmp_path):
     [
         ({"AAA": VIDEO | {"actions": [[157, 0, 1]]}}, r"video AAA: class 157 is outside 0\.\.156"),
         ({"AAA": VIDEO | {"actions": [[-1, 0, 1]]}}, r"video AAA: class -1 is outside"),
-        ({"AAA": VIDEO | {"actions": [["c\n1", 0, 1]]}}, r"AAA: actions\.0\.0: Input should be a whole number \(class"),
+        ({"AAA": VIDEO | {"actions": [["c\n1", 0, 1]]}}, r"AAA: actions\.0\.0: Input should be an integer \(class"),
         (
             {"AAA": VIDEO | {"actions": [["run", 0, 1]]}},
-            r"whole number \(class names go into a text file\), got 'run'; ",
+            r"integer \(class names belong in a text file\), got 'run'; ",
         ),
-        ({"AAA": VIDEO | {"actions": [["1", 0, 1]]}}, r"actions\.0\.0: Input should be a whole number"),
-        ({"AAA": VIDEO | {"actions": [[True, 0, 1]]}}, r"actions\.0\.0: Input should be a whole number"),
+        ({"AAA": VIDEO | {"actions": [["1", 0, 1]]}}, r"actions\.0\.0: Input should be an integer"),
+        ({"AAA": VIDEO | {"actions": [[True, 0, 1]]}}, r"actions\.0\.0: Input should be an integer"),
         ({"AAA": VIDEO | {"actions": [[0, 0, 1]], "first_class": 1}}, r"AAA: class 0 is outside 1\.\.157"),
         ({"AAA": VIDEO | {"actions": [[1, 0, 1], [1.5, 0, 1]]}}, r"actions\.1\.0: Input should be a valid integer"),
         ({"AAA": VIDEO | {"actions": [[1, 0, True]]}}, r"actions\.0\.2: Input should be a valid number"),
@@ -94,7 +94,7 @@ def test_oddities_are_counted_and_kept(tmp_path):
         ({"AAA": VIDEO | {"duration": 0}}, "video AAA: duration: Input should be greater than 0"),
         ({"AAA": VIDEO | {"duration": True}}, "video AAA: duration: Input should be a valid number"),
         ({"AAA": VIDEO | {"duration": float("nan")}}, "video AAA: duration: Input should be a finite number"),
-        ({"AAA": VIDEO | {"first_class": True}}, "video AAA: first_class: Input should be a whole number"),
+        ({"AAA": VIDEO | {"first_class": True}}, "video AAA: first_class: Input should be an integer"),
         ({"AAA": {"subset": "training"}}, "video AAA: duration: Field required"),
         ({"AAA": 3}, "video AAA: Input should be a valid dictionary"),
         ({"AAA": None}, "video AAA: Input should be a valid dictionary"),
@@ -134,14 +134,14 @@ def test_whatever_the_entry_it_is_read_or_refused_in_a_line(tmp_path, entry):
 
 
 def test_errors_of_the_official_form(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere: no such annotations"):
+    with pytest.raises(InputError, match=r"nowhere: not found"):
         CHARADES.load(tmp_path / "nowhere")
     folder = tmp_path / "official"
     write_csv(folder, "Charades_v1_train.csv", ("AAA", "c003 1.00 2.50", 10.0))
     with pytest.raises(InputError, match=r"Charades_v1_test\.csv: no such file"):
         CHARADES.load(folder)
     write_csv(folder, "Charades_v1_test.csv", ("AAA", "", 10.0))
-    with pytest.raises(InputError, match=r"Charades_v1_test\.csv: video AAA is in Charades_v1_train\.csv too"):
+    with pytest.raises(InputError, match=r"Charades_v1_test\.csv: video AAA is also in Charades_v1_train\.csv"):
         CHARADES.load(folder)
     write_csv(folder, "Charades_v1_test.csv", ("BBB", "", 0.0))
     with pytest.raises(InputError, match="video BBB: duration: Input should be greater than 0"):
@@ -181,13 +181,13 @@ def test_classes_without_a_file_are_numbered():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"jump\n", r"names 1 classes where there are 2; correct the file or --data\.num_classes"),
-        (b"", "names 0 classes"),
-        (b"c001 run\nc000 jump\n", "'c000 jump' stands where class 2 is due"),
-        (b"c000 run\nc002 jump\n", "'c002 jump' stands where class 1 is due"),
-        (b"c005 run\nc006 jump\n", "'c005 run' stands where class 1 is due"),
-        (b"jump\njump\n", "two classes 'jump'"),
-        (b"\xff\xfe\x00", "not a text file"),
+        (b"jump\n", r"contains 1 class names, expected 2; correct the file or --data\.num_classes"),
+        (b"", "contains 0 class names"),
+        (b"c001 run\nc000 jump\n", "expected class 2, found 'c000 jump'"),
+        (b"c000 run\nc002 jump\n", "expected class 1, found 'c002 jump'"),
+        (b"c005 run\nc006 jump\n", "expected class 1, found 'c005 run'"),
+        (b"jump\njump\n", "two classes are named 'jump'"),
+        (b"\xff\xfe\x00", "not a UTF-8 text file"),
     ],
 )
 def test_class_names_that_would_mislead(tmp_path, text, message):
@@ -202,7 +202,7 @@ def test_class_names_that_would_mislead(tmp_path, text, message):
 def test_real_charades(annotations):
     read = CHARADES.load(annotations / "charades.json")
     assert {subset: len(read.subset(subset)) for subset in CHARADES.videos} == CHARADES.videos
-    odd = ["19623 end after their video", "5 start after their video's end", "7 end at or before their start"]
+    odd = ["19623 end after their video", "5 start after their video ends", "7 end no later than they start"]
     assert read.oddities() == odd
     official = {video.id: video for video in CHARADES.load(annotations).videos}
     assert len(official) == len(read.videos)

@@ -79,17 +79,17 @@ def test_a_good_dataset(examine, tmp_path):
     assert outcome.status == 0
     assert len(outcome.lines) <= ONE_SCREEN
     assert "7 training, 4 test videos, 33 actions; 3 classes" in report
-    assert "11 of 11 videos, 515 frames, 24 a second" in report
+    assert "11 of 11 videos, 515 frames, 24 fps" in report
     assert outcome.marked("PROBLEM") == []
-    assert outcome.marked("warning") == ["actions that are odd, kept as they are: 11 end after their video"]
-    assert outcome.lines[-1] == "training can run: 1 warning"
+    assert outcome.marked("warning") == ["unusual actions, kept unchanged: 11 end after their video"]
+    assert outcome.lines[-1] == "ready to train: 1 warning"
     assert not (tmp_path / "run").exists(), "nothing is written"
 
 
 def test_the_geometry_in_words(examine):
     report = "\n".join(examine("--data.fine_frames", 12).lines)
     assert "a training clip: 8 frames x stride 4 = 32 video frames = 1.3 s" in report
-    assert "fine window: 12 frames x stride 4 = 48 video frames = 2.0 s, a video's first" in report
+    assert "fine window: 12 frames x stride 4 = 48 video frames = 2.0 s, from the start of the video" in report
     assert "0 shorter than a clip, 3 longer than the fine window" in report
     assert "--data.fine_window centred" in report
     published = "\n".join(examine("--data.stride", 10, "--data.clip_span", 640).lines)
@@ -127,8 +127,8 @@ def test_missing_videos(examine, dataset):
     (dataset / "frames" / "other").mkdir()
     outcome = examine(dataset=dataset)
     assert outcome.status == 1
-    assert outcome.marked("PROBLEM") == ["1 video without frames: tr3; or go on by --data.allow_missing true"]
-    assert "1 folder of no annotated video: other" in "\n".join(outcome.lines)
+    assert outcome.marked("PROBLEM") == ["1 video without frames: tr3; or skip them with --data.allow_missing true"]
+    assert "1 folder without an annotated video: other" in "\n".join(outcome.lines)
     outcome = examine("--data.allow_missing", "true", dataset=dataset)
     assert outcome.status == 0
     assert "1 video without frames: tr3" in outcome.marked("warning")
@@ -139,7 +139,7 @@ def test_holes(examine, dataset):
         frame_path(dataset / "frames", "te0", number).unlink()
     outcome = examine(dataset=dataset)
     assert outcome.status == 1
-    assert outcome.marked("PROBLEM")[0].startswith("1 video with missing frames: te0 (5-7, 30); extract these videos'")
+    assert outcome.marked("PROBLEM")[0].startswith("1 video with missing frames: te0 (5-7, 30); extract the frames")
     outcome = examine("--data.on_bad_sample", "skip", dataset=dataset)
     assert outcome.status == 0
     assert "1 video with missing frames: te0 (5-7, 30), skipped" in outcome.marked("warning")
@@ -163,25 +163,25 @@ def test_unreadable_frames(examine, dataset):
 
 def test_frames_of_another_size(examine, dataset):
     Image.new("RGB", (40, 30)).save(frame_path(dataset / "frames", "tr1", 7))
-    assert "40x30 pixels where the video has 80x64" in examine("--deep", dataset=dataset).marked("PROBLEM")[0]
+    assert "40x30 pixels, but the other frames have 80x64" in examine("--deep", dataset=dataset).marked("PROBLEM")[0]
 
 
 def test_frames_for_another_duration(examine, dataset):
     rewrite(dataset, lambda a: a["te1"].update(duration=3.5))
     outcome = examine(dataset=dataset)
     assert outcome.status == 0
-    warning = "1 video with frames for another duration, at 24 a second: te1 (1.8 s of frames for 3.5 s)"
+    warning = "1 video whose frame count does not match the duration at 24 fps: te1 (frames: 1.8 s, annotated: 3.5 s)"
     assert warning in outcome.marked("warning")
 
 
 def test_another_frame_rate(examine, dataset):
     """An own dataset may have any; that of Charades has 24."""
     rewrite(dataset, lambda a: [entry.update(duration=entry["duration"] * 0.8) for entry in a.values()])
-    assert "515 frames, 30 a second" in "\n".join(examine(dataset=dataset).lines)
+    assert "515 frames, 30 fps" in "\n".join(examine(dataset=dataset).lines)
     assert len(examine(dataset=dataset).marked("warning")) == 1
     outcome = examine("--data.kind", "charades", dataset=dataset)
     assert outcome.status == 0
-    assert "30 frames a second, where charades has 24" in outcome.marked("warning")
+    assert "30 fps, but charades has 24" in outcome.marked("warning")
 
 
 def test_classes_without_examples(examine, dataset):
@@ -199,7 +199,7 @@ def test_classes_without_examples(examine, dataset):
     assert outcome.status == 0
     assert outcome.marked("warning")[1:] == [
         "1 class without a training example: 2 late",
-        "1 class without a test example: 0 early, so that AP is undefined for them and mAP with it",
+        "1 class without a test example: 0 early, so their AP and the mAP are undefined",
     ]
 
 
@@ -208,10 +208,10 @@ def test_oddities_by_kind(examine, dataset):
     rewrite(dataset, lambda a: a["tr1"].update(actions=[]))
     outcome = examine(dataset=dataset)
     assert outcome.marked("warning") == [
-        "actions that are odd, kept as they are: 11 end after their video, 2 start after their video's end, "
-        "1 end at or before their start, 1 start before 0, 1 are given twice"
+        "unusual actions, kept unchanged: 11 end after their video, 2 start after their video ends, "
+        "1 end no later than they start, 1 start before 0, 1 are duplicated"
     ]
-    assert "1 video without any action: tr1" in "\n".join(outcome.lines)
+    assert "1 video without actions: tr1" in "\n".join(outcome.lines)
 
 
 @pytest.mark.parametrize(
@@ -219,8 +219,8 @@ def test_oddities_by_kind(examine, dataset):
     [
         (("--fine.init", "absent.pt"), "absent.pt: no such checkpoint; or train from random weights with"),
         (("--data.ground_truth", "absent.csv"), "data.ground_truth: absent.csv: No such file or directory"),
-        (("--fine.batch_size", 8), "--fine.batch_size: 7 videos do not fill one batch of 8"),
-        (("--model.bn_splits", 3), "--fine.batch_size: a batch of 2 cannot be divided among 3 equal groups"),
+        (("--fine.batch_size", 8), "--fine.batch_size: 7 videos do not fill a batch of 8"),
+        (("--model.bn_splits", 3), "--fine.batch_size: 2 cannot be divided among 3 equal groups"),
         (("--data.min_frames", 1000), "no usable training videos"),
     ],
 )
@@ -228,7 +228,7 @@ def test_what_training_would_refuse(examine, options, problem):
     outcome = examine(*options)
     assert outcome.status == 1
     assert outcome.marked("PROBLEM")[0].startswith(problem)
-    assert outcome.lines[-1].startswith("training cannot run: ")
+    assert outcome.lines[-1].startswith("training cannot start: ")
 
 
 # --- features ---------------------------------------------------------------------------------------------------------
@@ -243,8 +243,8 @@ def run(tiny_run, tmp_path) -> Path:
 def test_a_complete_store(examine, run):
     report = "\n".join(examine().lines)
     assert f"{run / 'features'}: 11 of 11 videos extracted" in report
-    assert f"stage 1: continues from {run / 'fine' / 'checkpoints' / 'last.pt'}" in report
-    assert "no store is needed" in "\n".join(examine("--model.fusion", "none").lines)
+    assert f"stage 1: resumes from {run / 'fine' / 'checkpoints' / 'last.pt'}" in report
+    assert "no feature store needed" in "\n".join(examine("--model.fusion", "none").lines)
 
 
 def test_an_incomplete_store(examine, run, dataset):
@@ -256,18 +256,20 @@ def test_an_incomplete_store(examine, run, dataset):
         frame_path(dataset / "frames", "te0", number).unlink()
     outcome = examine(dataset=dataset)
     assert outcome.status == 1
-    assert outcome.marked("PROBLEM")[0].startswith("1 video with features of another number of frames: te0; run")
+    assert outcome.marked("PROBLEM")[0].startswith(
+        "1 video whose features do not match their number of frames: te0; run"
+    )
 
 
 def test_a_store_of_other_settings(examine, run):
     outcome = examine("--data.stride", 5)
     assert outcome.status == 1
-    assert "features were extracted with stride 4, but --data.stride gives 5" in outcome.marked("PROBLEM")[0]
+    assert "features were extracted with stride 4, but --data.stride is 5" in outcome.marked("PROBLEM")[0]
 
 
 def test_a_full_disk(examine, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
-    assert any("still to be written" in line for line in examine().marked("warning"))
+    assert any("still needed" in line for line in examine().marked("warning"))
 
 
 # --- measures ---------------------------------------------------------------------------------------------------------
@@ -308,7 +310,7 @@ def test_present_frames():
         (("--deep=yes",), "--deep: ignored explicit argument 'yes'", 2),
         (("--config", "absent.yaml"), "absent.yaml", 2),
         (("--data.frames", "absent"), "absent: no such folder; set --data.frames", 1),
-        (("--data.annotations", "absent.json"), "absent.json: no such annotations", 1),
+        (("--data.annotations", "absent.json"), "absent.json: not found", 1),
         (("--data.num_classes", 2), "class 2 is outside 0..1", 1),
         (("--data.class_names", "absent.txt"), "absent.txt: no such file", 1),
         (("--data.image_backend", "accimage"), "--data.image_backend accimage: not installed", 1),

@@ -260,7 +260,7 @@ def test_a_store_must_have_the_videos(write_video, tmp_path, make_store):
     videos = [VideoFrames(write_video(name, 20), 20) for name in ("AAA", "BBB")]
     with pytest.raises(InputError, match="1 of 2 videos lack features: BBB"):
         clips.TestVideos(videos, tmp_path / "frames", store=make_store({"AAA": 2}), **OPTIONS)
-    with pytest.raises(InputError, match=r"BBB\.safetensors: 3 frames of features where the video's JPEGs give 2"):
+    with pytest.raises(InputError, match=r"BBB\.safetensors: 3 feature frames, but the video's JPEG files give 2"):
         clips.TestVideos(videos, tmp_path / "frames", store=make_store({"AAA": 2, "BBB": 3}), **OPTIONS)
 
 

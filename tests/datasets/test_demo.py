@@ -95,7 +95,7 @@ def test_the_rhythm_is_part_of_the_demo(folder, tmp_path, capsys):
     options = ("--videos", str(VIDEOS), "--seed", str(SEED))
     assert demo.main([str(tmp_path / "bursts"), *options, "--rhythm", "bursts"]) == 0
     assert (folder / "annotations.json").read_bytes() != (tmp_path / "bursts" / "annotations.json").read_bytes()
-    assert "holds another" in refused(capsys, tmp_path / "bursts", *options)
+    assert "contains a different" in refused(capsys, tmp_path / "bursts", *options)
 
 
 def test_the_default_is_the_demo_whose_figures_were_measured():
@@ -108,7 +108,7 @@ def test_the_default_is_the_demo_whose_figures_were_measured():
 def test_complete_demo_is_used_again(folder, capsys):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert demo.main([str(folder), "--videos", str(VIDEOS), "--seed", str(SEED)]) == 0
-    assert "already there" in capsys.readouterr().out
+    assert "already exists" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
@@ -124,7 +124,7 @@ def refused(capsys, *argv: object) -> str:
 
 
 def test_refuses_another_demo(folder, capsys):
-    assert f"{folder}: holds another" in refused(capsys, folder, "--videos", 2, "--seed", SEED)
+    assert f"{folder}: contains a different" in refused(capsys, folder, "--videos", 2, "--seed", SEED)
 
 
 def test_refuses_an_incomplete_demo(tmp_path, capsys):

@@ -72,7 +72,7 @@ def test_a_video_that_is_not_continued_leaves_nothing(tmp_path):
     assert FeatureStore(tmp_path).missing(["AAA"]) == ["AAA"]
     with FeatureWriter(tmp_path, SETTINGS) as writer:
         writer.write("AAA", features(4), frames=9)
-        with pytest.raises(ValueError, match="does not continue"):
+        with pytest.raises(ValueError, match="is incompatible with"):
             writer.write("AAA", features(6), frames=9)
 
 
@@ -80,7 +80,7 @@ def test_windows_are_settings_of_a_store(tmp_path):
     """Whole videos and windows never share a store; that stage 3 reads it does not depend on them."""
     with FeatureWriter(tmp_path / "whole", SETTINGS) as writer:
         writer.write("AAA", features(9))
-    with pytest.raises(InputError, match=r"with window null, but --eval\.window gives 64; delete .*whole"):
+    with pytest.raises(InputError, match=r"with window null, but --eval\.window is 64; delete .*whole"):
         FeatureWriter(tmp_path / "whole", SETTINGS | {"window": 64, "overlap": 16})
     with FeatureWriter(tmp_path / "windows", SETTINGS | {"window": 64, "overlap": 16}) as writer:
         writer.write("AAA", features(9))
@@ -88,8 +88,8 @@ def test_windows_are_settings_of_a_store(tmp_path):
     assert (manifest["window"], manifest["overlap"]) == (64, 16)
     assert FeatureWriter(tmp_path / "windows", SETTINGS | {"window": 64, "overlap": 16}).is_complete("AAA", 9)
     for changed, line in (
-        ({"window": 64, "overlap": 8}, "overlap 16, but --eval.overlap gives 8"),
-        ({}, "window 64, but --eval.window gives null"),
+        ({"window": 64, "overlap": 8}, "overlap 16, but --eval.overlap is 8"),
+        ({}, "window 64, but --eval.window is null"),
     ):
         with pytest.raises(InputError, match=line):
             FeatureWriter(tmp_path / "windows", SETTINGS | changed)
@@ -185,12 +185,12 @@ def test_nothing_half_written_under_a_final_name(tmp_path, monkeypatch):
 def test_features_must_be_finite(tmp_path):
     x = features(2)
     x["conv5"][0, 0, 0, 0] = 1e5  # beyond float16
-    with pytest.raises(InputError, match="video AAA: conv5 is not finite as float16"):
+    with pytest.raises(InputError, match="video AAA: conv5 has non-finite values in float16"):
         FeatureWriter(tmp_path, SETTINGS).write("AAA", x)
     writer = FeatureWriter(tmp_path, SETTINGS | {"dtype": "float32"})
     writer.write("AAA", x)
     x["layer1"][0, 0, 0, 0] = float("nan")
-    with pytest.raises(InputError, match="layer1 is not finite as float32"):
+    with pytest.raises(InputError, match="layer1 has non-finite values in float32"):
         writer.write("AAA", x)
 
 
@@ -222,7 +222,7 @@ def test_other_widths_are_refused(tmp_path):
         writer.write("AAA", features(9))
         with pytest.raises(InputError, match="video BBB has"):
             writer.write("BBB", {"layer1": torch.zeros(8, 3, 7, 7)})
-    with pytest.raises(InputError, match=r"--model\.variant takes"):
+    with pytest.raises(InputError, match=r"--model\.variant expects"):
         FeatureStore(tmp_path).check(**WANTED | {"layers": {"layer1": 24, "conv5": 432}})
 
 
@@ -235,7 +235,7 @@ def test_videos_without_features_are_named(tmp_path):
     assert store.missing(["CCC", "AAA", "BBB"]) == ["CCC", "BBB"]
     with pytest.raises(InputError, match="2 of 3 videos lack features: CCC, BBB; run extract_fineFEAT"):
         store.require({"CCC": 9, "AAA": 9, "BBB": 9})
-    with pytest.raises(InputError, match=r"AAA\.safetensors: 9 frames of features where the video's JPEGs give 8"):
+    with pytest.raises(InputError, match=r"AAA\.safetensors: 9 feature frames, but the video's JPEG files give 8"):
         store.require({"AAA": 8})
 
 

@@ -220,7 +220,7 @@ def test_auto_is_the_fastest_that_is_installed(monkeypatch, jpeg):
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     get_decoder("auto")(jpeg)
     assert used == ["simplejpeg", "torchcodec", "torchvision"]
-    with pytest.raises(InputError, match="image_backend simplejpeg: not installed; `pip install simplejpeg`"):
+    with pytest.raises(InputError, match="image_backend simplejpeg: not installed; run `pip install simplejpeg`"):
         get_decoder("simplejpeg")
 
 
@@ -245,5 +245,5 @@ def test_reading_frames(write_video, tmp_path):
     root, decode = tmp_path / "frames", get_decoder()
     assert [int(frame[0, 0, 0]) for frame in read_frames(root, "AAA", range(2, 13, 5), decode)] == [2, 7, 12]
     Image.new("RGB", (10, 20)).save(frame_path(root, "AAA", 7))
-    with pytest.raises(InputError, match=r"AAA-000007\.jpg: 10x20 pixels where the video has 24x20"):
+    with pytest.raises(InputError, match=r"AAA-000007\.jpg: 10x20 pixels, but the other frames have 24x20"):
         list(read_frames(root, "AAA", range(1, 13), decode))

@@ -97,7 +97,7 @@ def test_a_changed_folder_is_noticed(frames, look, listed, change, now):
     found, said = look()
     assert found == WHOLE | {"BBB": now}
     assert set(listed) <= {"BBB"}
-    assert said == [f"{frames}: 1 of 2 known folders have changed and are listed again"]
+    assert said == [f"{frames}: 1 of 2 indexed folders have changed; indexing them again"]
     assert look() == (found, []), "holes and strays are remembered too"
 
 
@@ -157,7 +157,7 @@ def test_a_damaged_index_is_written_anew(frames, look, listed, damage):
     whole = (frames / INDEX).read_bytes()
     listed.clear()
     damage(frames / INDEX)
-    assert look() == (WHOLE, [f"{frames / INDEX}: damaged or of another version; the folders are listed again"])
+    assert look() == (WHOLE, [f"{frames / INDEX}: damaged or from another version; rebuilding the index"])
     assert sorted(listed) == ["AAA", "BBB"]
     assert (frames / INDEX).read_bytes() == whole
 

@@ -57,7 +57,7 @@ def test_videos_become_frame_folders(videos, tmp_path, capsys):
     assert sorted(os.listdir(frames)) == ["a", "b"]
     assert numbers(frames, "a") == list(range(30))
     assert numbers(frames, "b") == [k // 2 for k in range(24)]
-    assert "2 videos prepared: 54 frames, as many as their timestamps ask for" in capsys.readouterr().out
+    assert "2 videos prepared: 54 frames, matching their timestamps" in capsys.readouterr().out
     own = load_annotations(tmp_path / "own.json", num_classes=1)
     assert [(video.id, video.duration) for video in own.videos] == [("a", 1.25), ("b", pytest.approx(1, abs=0.002))]
 
@@ -171,11 +171,11 @@ def test_a_bad_video_does_not_stop_the_others(videos, tmp_path, capsys):
     assert len(lines) == 3
     assert any("empty.mp4: cannot be read (" in line for line in lines)
     assert any("cut.mkv: ends at" in line and "--keep_damaged" in line for line in lines)
-    assert "2 videos have no frames" in lines[-1]
+    assert "2 videos failed" in lines[-1]
     assert sorted(os.listdir(tmp_path / "frames")) == ["a", "b"]
     os.remove(videos / "empty.mp4")
     assert prepare(videos, "--keep_damaged", "--json", template) == 0
-    assert "damaged, kept as asked: cut.mkv (ends at" in capsys.readouterr().out
+    assert "damaged, kept (--keep_damaged): cut.mkv (ends at" in capsys.readouterr().out
     assert count_frames(tmp_path / "frames", "cut") > 50
     assert json.loads(template.read_text()).keys() == {"a", "b", "cut"}
     (videos / "empty.mp4").touch()
@@ -216,7 +216,7 @@ def test_new_videos_are_added_to_a_json_that_is_filled_in(videos, tmp_path, caps
     assert {video: added[video] for video in table} == table
     assert {video.id for video in load_annotations(own, num_classes=1).videos} == {"a", "b", "c"}
     assert prepare(videos, "--json", own) == 0
-    assert "own.json: has all videos already, left as it is" in capsys.readouterr().out
+    assert "own.json: already contains all videos, unchanged" in capsys.readouterr().out
     assert own.read_bytes() == after
 
 
@@ -224,10 +224,10 @@ def test_folders_of_others_are_left_alone(videos, tmp_path, capsys):
     assert prepare(videos) == 0
     before = contents(tmp_path / "frames")
     assert prepare(videos, "--fps", "12") == 1
-    assert "made with 24 fps, size 320, quality 85, asked for are 12 fps" in capsys.readouterr().err
+    assert "extracted with 24 fps, size 320, quality 85, but 12 fps" in capsys.readouterr().err
     os.remove(tmp_path / "frames" / "a" / RECORD)
     assert prepare(videos) == 1
-    assert "not made by this command" in capsys.readouterr().err
+    assert "not created by this command" in capsys.readouterr().err
     assert contents(tmp_path / "frames").items() <= before.items()
     with sole_writer(tmp_path / "frames"):
         assert prepare(videos) == 1
@@ -270,9 +270,9 @@ def test_multithumos_of_text_files_and_videos(videos, tmp_path, capsys):
     options = ["--annotations", official, "--json", tmp_path / "new" / "multithumos.json"]
     assert prepare(videos, *options, kind="multithumos") == 0
     said = capsys.readouterr().out
-    assert "2 annotated videos have a file, 1 files are not annotated" in said
+    assert "2 annotated videos have a file; 1 files are not annotated" in said
     assert "1 annotated videos have no file: video_test_0000009" in said
-    assert "1 annotated videos left out, without frames: video_test_0000009" in said
+    assert "1 annotated videos without frames, skipped: video_test_0000009" in said
     assert sorted(os.listdir(tmp_path / "frames")) == ["video_test_0000004", "video_validation_0000051"]
     (tmp_path / "community.json").write_text(json.dumps(THUMOS))
     expected = MULTITHUMOS.load(tmp_path / "community.json").videos
@@ -357,11 +357,14 @@ def text_files(tmp_path: Path, *, without: str = "", line: str = "video_test_000
 BAD_TEXT_FILES = {
     "no class list": ({"without": "class_list.txt"}, "class_list.txt: no such file\n"),
     "no file of a class": ({"without": "annotations/Class9.txt"}, "Class9.txt: No such file or directory\n"),
-    "two fields": ({"line": "video_test_0000004 1"}, "line 1: 'video_test_0000004 1' is not of the form"),
-    "no number": ({"line": "video_test_0000004 1 two"}, "is not of the form `video start end`"),
-    "not a time": ({"line": "video_test_0000004 1 nan"}, "is not of the form `video start end`"),
-    "another video": ({"line": "kitchen 1 2"}, "kitchen is not called video_validation_ or video_test_"),
-    "no durations": ({}, "says no durations; --frames, the videos' frames, does"),
+    "two fields": (
+        {"line": "video_test_0000004 1"},
+        "line 1: expected `video start end`, found 'video_test_0000004 1'",
+    ),
+    "no number": ({"line": "video_test_0000004 1 two"}, "expected `video start end`"),
+    "not a time": ({"line": "video_test_0000004 1 nan"}, "expected `video start end`"),
+    "another video": ({"line": "kitchen 1 2"}, "kitchen does not begin with video_validation_ or video_test_"),
+    "no durations": ({}, "contains no durations; set --frames"),
 }
 
 
@@ -378,9 +381,9 @@ def test_bad_text_files(tmp_path, capsys, case):
 
 BAD = {
     "no such folder": (["videos", "--videos", "nowhere", "--frames", "new"], 1, "nowhere: no such file or folder"),
-    "no videos": (["videos", "--videos", "none", "--frames", "new"], 1, "none: no video files in it"),
+    "no videos": (["videos", "--videos", "none", "--frames", "new"], 1, "none: contains no video files"),
     "one id twice": (["videos", "--videos", "v.mp4", "none/../v.mp4", "--frames", "new"], 1, "v.mp4 has the same id"),
-    "spaces": (["videos", "--videos", "my video.mp4", "--frames", "new"], 1, "rename so that it has no spaces"),
+    "spaces": (["videos", "--videos", "my video.mp4", "--frames", "new"], 1, "not contain spaces; rename the files"),
     "none annotated": (
         ["multithumos", "--videos", "v.mp4", "--frames", "new", "--annotations", "m.json"], 1, "none of the 1",
     ),
@@ -407,18 +410,18 @@ BAD = {
         "/proc/new: cannot be written to",
     ),
     "JSON over a pipe": (
-        ["videos", "--videos", "v.mp4", "--frames", "new", "--json", "pipe"], 1, "not a plain file; give --json a file",
+        ["videos", "--videos", "v.mp4", "--frames", "new", "--json", "pipe"], 1, "regular file; --json must be a file",
     ),
     "JSON over a folder": (["videos", "--videos", "v.mp4", "--frames", "new", "--json", "none"], 1, "none: not a"),
-    "JSON over its source": (["multithumos", "--annotations", "m.json", "--json", "m.json"], 1, "would replace"),
-    "no annotations": (["charades", "--annotations", "gone", "--json", "new.json"], 1, "; give --annotations"),
-    "no JSON": (["multithumos", "--annotations", "v.mp4", "--json", "new.json"], 1, "; give --annotations the"),
+    "JSON over its source": (["multithumos", "--annotations", "m.json", "--json", "m.json"], 1, "would overwrite"),
+    "no annotations": (["charades", "--annotations", "gone", "--json", "new.json"], 1, "; set --annotations"),
+    "no JSON": (["multithumos", "--annotations", "v.mp4", "--json", "new.json"], 1, "; set --annotations to the"),
     "no CSV": (["charades", "--annotations", "none", "--json", "new.json"], 1, "no such file; --annotations"),
     "no classes": (["charades", "--annotations", "c.json", "--json", "new.json"], 1, "class 157 is outside 0..156\n"),
-    "class names": (["charades", "--annotations", "run.json", "--json", "new.json"], 1, "should be a whole number"),
+    "class names": (["charades", "--annotations", "run.json", "--json", "new.json"], 1, "should be an integer"),
     "no videos given": (["videos", "--frames", "new"], 2, "give --videos and --frames"),
-    "no frames given": (["charades", "--videos", "v.mp4"], 2, "--videos needs --frames"),
-    "no source of JSON": (["charades", "--json", "new.json"], 2, "--json needs --annotations"),
+    "no frames given": (["charades", "--videos", "v.mp4"], 2, "--videos requires --frames"),
+    "no source of JSON": (["charades", "--json", "new.json"], 2, "--json requires the official --annotations"),
     "official own videos": (["videos", "--videos", "v.mp4", "--frames", "new", "--annotations", "m.json"], 2, "own"),
     "nothing": (["charades"], 2, "nothing to do"),
 }  # fmt: skip

@@ -152,7 +152,7 @@ def test_a_truncated_file_gives_what_there_is_and_says_so(tmp_path, suffix):
     got = numbers(video)
     assert 70 < len(got) < 160
     assert got[:-5] == list(range(len(got) - 5))
-    assert "10.0 s: cut off" in video.problem
+    assert "10.0 s: truncated" in video.problem
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".ts"])
@@ -189,17 +189,17 @@ def unindexed(path):
 
 
 NOT_VIDEOS = {
-    "absent.mp4": (lambda path: None, "cannot be read (No such file or directory); give a whole video file"),
+    "absent.mp4": (lambda path: None, "cannot be read (No such file or directory); use an intact file"),
     "folder.mp4": (lambda path: path.mkdir(), "cannot be read (Is a directory)"),
     "empty.mp4": (lambda path: path.touch(), "cannot be read (Invalid data found"),
     "noise.mp4": (
         lambda path: path.write_bytes(random.Random(0).randbytes(4000)),
         "cannot be read (Invalid data found",
     ),
-    "unindexed.mp4": (unindexed, "cannot be read (Invalid data found when processing input); give a whole video file"),
+    "unindexed.mp4": (unindexed, "cannot be read (Invalid data found when processing input); use an intact file"),
     "text.txt": (lambda path: path.write_text("one\n" * 999), "not a video (FFmpeg reads it as tty)"),
     "picture.jpg": (lambda path: Image.new("RGB", (64, 64)).save(path), "not a video (FFmpeg reads it as jpeg_pipe)"),
-    "sound.m4a": (write_sound, "no video in it"),
+    "sound.m4a": (write_sound, "contains no video"),
 }
 
 
@@ -221,7 +221,7 @@ def test_a_video_without_a_frame_that_decodes(tmp_path):
     start = data.index(b"\x00\x00\x01\xb6")  # the only picture's start code
     data[start : start + 40] = bytes(40)
     path.write_bytes(data)
-    with pytest.raises(InputError, match="no frame of it can be decoded"):
+    with pytest.raises(InputError, match="no frame can be decoded"):
         list(VideoFile(path).frames())
 
 

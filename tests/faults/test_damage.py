@@ -162,7 +162,7 @@ def test_bad_samples_are_skipped_alike(finish, damaged_frames, tmp_path):
     for workers, folder in zip((0, 2), folders, strict=True):
         said = finish("train_fine", *options, "--data.workers", workers, folder=folder)
         for video, of in (("tr2", 7), ("te1", 4)):
-            assert said.count(f"skipped, as 1 of {of} videos") == 1
+            assert said.count(f"skipped (1 of {of} videos so far)") == 1
             assert f"{video}-0000" in said
     ours, theirs = (read_checkpoint(folder / "fine" / "checkpoints" / "last.pt") for folder in folders)
     assert equal(ours["model"], theirs["model"])
@@ -174,7 +174,7 @@ def test_bad_samples_are_skipped_alike(finish, damaged_frames, tmp_path):
 def test_too_many_bad_samples(stopped, damaged_frames):
     frames = damaged_frames("tr2", "tr4")
     line = stopped(1, "train_fine", "--data.on_bad_sample", "skip", "--data.frames", frames)
-    assert "more than 1 of 7 videos cannot be read" in line
+    assert "more than 1 of 7 videos are unreadable" in line
     assert "tr2" in line
     assert "tr4" in line
 
@@ -192,4 +192,4 @@ def test_bad_samples_through_all_stages(finish, damaged_frames, tiny_run, tmp_pa
     shutil.copytree(tiny_run / "fine", tmp_path / "fine")
     assert "features of 10 videos" in finish("extract_fineFEAT", *options)
     said = finish("train_coarse_fineFEAT", *options, "--coarse.max_steps", 1)
-    assert "no features of video te1; skipped" in said
+    assert "no features for video te1; skipping it" in said

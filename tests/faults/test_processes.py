@@ -96,7 +96,7 @@ def test_another_number_of_processes_continues(finish, tmp_path, before, after):
 
 def test_a_batch_that_processes_cannot_share(stopped):
     line = stopped(1, "train_fine", "--fine.batch_size", 3, processes=2)
-    assert line.endswith("a batch of 3 cannot be divided among 2 processes; nearest: 2 or 4")
+    assert line.endswith("--fine.batch_size: 3 cannot be divided among 2 processes; nearest valid: 2 or 4")
 
 
 # --- evaluation and extraction ----------------------------------------------------------------------------------------
