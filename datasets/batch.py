@@ -226,7 +226,7 @@ def evaluation_batches(
 
 
 class Readable(Dataset[Sample]):
-    """The items of a dataset, a batch at a time. An `InputError` is returned: a worker would turn a raised one into text."""
+    """The items of a dataset, a batch at a time. An `InputError` is returned, since a worker would raise it as text."""
 
     def __init__(self, dataset: TrainClips | TestVideos) -> None:
         self.dataset = dataset
