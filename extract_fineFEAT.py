@@ -1,8 +1,8 @@
-"""Stage 2: run the trained Fine stream over every video and store its features.
+"""Stage 2: run the trained Fine stream on every video and store its features.
 
     python extract_fineFEAT.py -gpu 0 --data.frames DIR --data.annotations FILE
 
-Videos that are complete in the store are skipped, so an interrupted extraction continues where it stopped.
+Videos that are complete in the store are skipped, so an interrupted extraction resumes where it stopped.
 """
 
 import torch
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
 
 @torch.no_grad()
 def extract(command: Command) -> None:
-    """Features of all videos, training and test, in the test view: in one pass a video, or by `eval.window`."""
+    """Store the features of all training and test videos, in the test view: whole videos or windows (`eval.window`)."""
     device, config = set_up_process(command), command.config
     checkpoint, stride = config.features_checkpoint, config.data.stride
     if not checkpoint.is_file():
@@ -55,21 +55,21 @@ def extract(command: Command) -> None:
         share = videos[rank::processes]
         left = [
             entry
-            for entry in progress(share, len(share), "Looking for features that are there already")
+            for entry in progress(share, len(share), "Checking existing features")
             if not writer.is_complete(entry.video.id, video_length(entry.n, stride), verify=config.features.verify)
         ]
         left = [entry for part in distributed.gather(left) for entry in part]
-        print(f"{config.features_dir}: {len(videos) - len(left)} videos complete, {len(left)} to extract")
+        print(f"{config.features_dir}: {len(videos) - len(left)} videos already extracted, {len(left)} to extract")
         loader, joins = video_loader(config, left, device, rank=rank, processes=processes), Joins()
         for batch in progress(loader, len(loader), "Extracting"):
             batch = prepare(batch, device)
-            features = net.features(batch["clip"])  # {level: (B,C,T,7,7)}, of whole videos or of windows
+            features = net.features(batch["clip"])  # {level: (B,C,T,7,7)}, whole videos or windows
             for i, (video, part) in enumerate(zip(batch["videos"], batch["parts"], strict=True)):
                 own = {level: f[i] for level, f in features.items()}
-                if final := joins.add(video, part, own):  # of a window, what no later one changes
+                if final := joins.add(video, part, own):  # for windows: the part that later ones do not change
                     writer.write(video, final, frames=part.windows[-1].stop)
     skipped = sum(distributed.gather(len(loader.skipped)))
-    print(f"{config.features_dir}: features of {len(videos) - skipped} videos")
+    print(f"{config.features_dir}: features of {len(videos) - skipped} videos written")
 
 
 if __name__ == "__main__":

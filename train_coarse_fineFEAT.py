@@ -2,7 +2,7 @@
 
     python train_coarse_fineFEAT.py -gpu 0 --data.frames DIR --data.annotations FILE
 
-With `coarse.fine_source: network` (configs/charades_joint.yaml) both streams in one network, without a store.
+With `coarse.fine_source: network` (configs/charades_joint.yaml), both streams run in one network, without a store.
 """
 
 from functools import partial

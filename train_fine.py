@@ -1,4 +1,4 @@
-"""Stage 1: train the Fine stream, X3D, on densely sampled clips (Coarse-Fine Networks, section 4.1).
+"""Stage 1: train the Fine stream (X3D) on densely sampled clips (Coarse-Fine Networks, section 4.1).
 
 python train_fine.py -gpu 0 --data.frames DIR --data.annotations FILE
 """

@@ -1,1 +1,1 @@
-"""The ground that every room stands on: errors, files, progress, signals and command lines. Imports nothing of ours."""
+"""Shared basics: errors, files, progress, signals and command lines. Imports no other package of this project."""

@@ -1,4 +1,4 @@
-"""What the command lines of tools and predict.py have in common: a mistake is one line that says the rule."""
+"""Command-line parsing shared by the scripts and tools. A mistake is reported in one line that states the rule."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ from common.signals import Stopped
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers a mistake with one line, and takes no abbreviated options."""
+    """Argument parser that reports a mistake in one line and does not accept abbreviated options."""
 
     def __init__(self, *, prog: str, description: str | None, add_help: bool = True) -> None:
         layout = argparse.RawDescriptionHelpFormatter
@@ -23,11 +23,11 @@ class Parser(argparse.ArgumentParser):
         )
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]  # argparse's own
-        """A dash within an option is an underscore: `--class-names` is `--class_names`."""
+        """Treat dashes within option names as underscores: `--class-names` is `--class_names`."""
         args = sys.argv[1:] if args is None else args
         return super().parse_known_args([underscored(str(token)) for token in args], namespace)
 
-    def _get_option_tuples(self, option_string: str) -> list[Any]:  # argparse's own; abbreviates -gpu even so
+    def _get_option_tuples(self, option_string: str) -> list[Any]:  # overrides argparse, which still abbreviates -gpu
         return []
 
     def error(self, message: str) -> NoReturn:
@@ -35,13 +35,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def underscored(token: str) -> str:
-    """A word of a command line, with underscores for the dashes in an option's name."""
+    """Replace the dashes in an option name by underscores; other arguments are unchanged."""
     name, equals, value = token.partition("=")
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else token
 
 
 def typed(kind: Callable[[str], Any], rule: str) -> Callable[[str], Any]:
-    """An option's type, of which a value that `kind` refuses (ValueError) is refused with the rule."""
+    """An argparse type that converts with `kind`; if `kind` raises ValueError, the error states `rule`."""
 
     def convert(text: str) -> Any:
         try:
@@ -55,28 +55,28 @@ def typed(kind: Callable[[str], Any], rule: str) -> Callable[[str], Any]:
 FINITE = ("<", float("inf"))
 COUNT = typed(PositiveInt, "a whole number of at least 1")
 WHOLE = typed(NonNegativeInt, "a whole number of at least 0")
-POSITIVE = typed(restricted_number_type("Positive", float, [(">", 0), FINITE]), "a number above 0")
-NOT_NEGATIVE = typed(restricted_number_type("NotNegative", float, [(">=", 0), FINITE]), "0 or more")
+POSITIVE = typed(restricted_number_type("Positive", float, [(">", 0), FINITE]), "a number greater than 0")
+NOT_NEGATIVE = typed(restricted_number_type("NotNegative", float, [(">=", 0), FINITE]), "a number of at least 0")
 
 
 def check_outputs(paths: Sequence[Path], inputs: Sequence[Path] = ()) -> None:
-    """Make their folders and try to write there: an error now rather than after the work.
+    """Create the folders of the outputs and check that they are writable, so that errors appear before the work.
 
     Args:
-        inputs: files that no output may replace.
+        inputs: files that no output may overwrite.
     """
-    taken = {path.resolve(): "would replace what is read; name another file to write" for path in inputs}
+    taken = {path.resolve(): "would overwrite an input; choose another output file" for path in inputs}
     for path in paths:
         if path.is_dir():
-            raise InputError(f"{path}: is a folder; name a file to write")
+            raise InputError(f"{path}: is a folder; give a file name")
         if path.resolve() in taken:
             raise InputError(f"{path}: {taken[path.resolve()]}")
-        taken[path.resolve()] = "two outputs cannot be one file"
+        taken[path.resolve()] = "used for two outputs; choose different files"
         writable(path.parent, "file to write")
 
 
 def exit_status(tool: str, work: Callable[[], int | None]) -> int:
-    """Do a tool's work: what it returns; or, after one line on stderr, 1 for a mistake and 128 + signal for a stop."""
+    """Run `work` and return its status. Errors are printed in one line on stderr: 1, or 128 + signal if stopped."""
     try:
         return work() or 0
     except (InputError, OSError) as error:

@@ -1,4 +1,4 @@
-"""The one error that a user can mend, and any error in one line."""
+"""The error type for user mistakes, and one-line error messages."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -6,12 +6,12 @@ from typing import Self
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave: scripts print it as one line on stderr, without a traceback.
+    """Invalid user input. Scripts print it as one line on stderr, without a traceback.
 
     Attributes:
-        what: What is wrong, naming the file, option or video.
-        option: The option that it concerns, as the running command spells it; None where there is none.
-        remedy: What to do about it; "{option}" in it stands for the option.
+        what: The problem, including the file, option or video.
+        option: The affected option as spelled in the running command, or None.
+        remedy: How to fix it; "{option}" is replaced by the option.
     """
 
     def __init__(self, what: str, *, option: str | None = None, remedy: str | None = None) -> None:
@@ -24,13 +24,13 @@ class InputError(ValueError):
         return f"{self.what}; {self.remedy.replace('{option}', self.option or '')}"
 
     def called(self, option: str | None) -> Self:
-        """The same error in a command that spells the option differently; without a remedy where it has no such one."""
+        """The same error for a command that spells the option differently; None: no such option, hence no remedy."""
         return type(self)(self.what, option=option, remedy=self.remedy if option else None)
 
 
 @contextmanager
 def options_called(names: Mapping[str, str | None]) -> Iterator[None]:
-    """Errors from within the context name the options {as raised: as this command spells it, None: it has none}."""
+    """Rename options in errors raised within the context: {option: this command's spelling, or None if it has none}."""
     try:
         yield
     except InputError as error:
@@ -40,7 +40,7 @@ def options_called(names: Mapping[str, str | None]) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line; an error of the system with the file that it is about."""
+    """The error message in one line; for an OSError, with the file name."""
     text = str(error)
     if isinstance(error, OSError) and error.filename and error.strerror:
         text = f"{error.filename}: {error.strerror}"

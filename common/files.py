@@ -1,4 +1,4 @@
-"""Files that are seen whole or not at all, and places that can be written to."""
+"""Atomic file writing and checks for writable folders."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from common.errors import InputError
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Adds the file to errors of the system: a full disk does not name it, others name the temporary one."""
+    """Add the file name to an OSError: a full disk does not name it, other errors name the temporary file."""
     try:
         yield
     except OSError as error:
@@ -22,13 +22,15 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def written_whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """A temporary name to write to, which becomes `path` when all is written; makes the folder where it is missing.
+    """Yield a temporary path, which is renamed to `path` on success. The folder is created if necessary.
 
     Args:
-        durable: The file survives a power cut: its data is on disk before it gets its name, and the name after.
+        durable: Survive a power cut: flush the data to disk before the renaming, and the folder after it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{gethostname()}.{os.getpid()}.tmp")  # of this process, on any machine
+    temporary = path.with_name(
+        f".{path.name}.{gethostname()}.{os.getpid()}.tmp"
+    )  # unique to this process on any machine
     with naming(path):
         try:
             yield temporary
@@ -42,7 +44,7 @@ def written_whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file's data, or a folder's names, are on disk."""
+    """Flush a file's data, or a folder's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -51,18 +53,18 @@ def _flush(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file, whole or not at all."""
+    """Write a text file atomically."""
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, values: Mapping[str, object]) -> None:
-    """A JSON file, whole or not at all; undefined numbers are null, never NaN."""
+    """Write a JSON file atomically. NaN is an error; use None (null) for undefined numbers."""
     write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
 
 def writable(folder: Path, option: str) -> Path:
-    """The folder, made where it is missing: one that cannot be written to is found before the work, not after."""
+    """Create the folder if necessary, check that it is writable before work starts, and return it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -70,5 +72,5 @@ def writable(folder: Path, option: str) -> Path:
     except OSError as error:
         reason = "not a folder" if isinstance(error, FileExistsError) else error.strerror
         raise InputError(
-            f"{folder}: cannot be written to ({reason})", option=option, remedy="choose another {option}"
+            f"{folder}: not writable ({reason})", option=option, remedy="choose another {option}"
         ) from None

@@ -1,4 +1,4 @@
-"""What long work shows: a bar on a terminal, elsewhere a line now and then; and lines that do not run into the bar."""
+"""Progress of long work: a bar on a terminal, otherwise occasional lines; and printing that does not break the bar."""
 
 import math
 import sys
@@ -6,22 +6,22 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 
-with warnings.catch_warnings():  # pkbar announces its use of pkg_resources at every start
+with warnings.catch_warnings():  # pkbar warns about pkg_resources at every import
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     import pkbar
 
-SIGN_OF_LIFE_SECONDS = 30.0  # the least from one line about the progress of work to the next
+SIGN_OF_LIFE_SECONDS = 30.0  # minimum time between two progress lines
 
 
 class _Pace:
-    """How often lines come where there is no terminal, whatever work they are about."""
+    """Limits the rate of progress lines without a terminal, over all kinds of work."""
 
     def __init__(self) -> None:
         self.last = -math.inf
-        self.report = ""  # that came too early
+        self.report = ""  # the latest one not yet printed
 
     def say(self, line: str) -> None:
-        """Print the line, or the report that waits, unless the one before it has just come."""
+        """Print the pending report, or else the line, unless another line was printed recently."""
         now = time.monotonic()
         if now - self.last >= SIGN_OF_LIFE_SECONDS:
             print(self.report or line, flush=True)
@@ -32,9 +32,9 @@ _pace = _Pace()
 
 
 def progress(items: Iterable, total: int, title: str) -> Iterator:
-    """The items, of which there are `total`; meanwhile their progress.
+    """Iterate over the `total` items and show progress.
 
-    On a terminal that is a bar with rate and remaining time, elsewhere a line every 30 seconds; for no items, nothing.
+    On a terminal this is a bar with rate and remaining time, otherwise a line every 30 seconds. No output for 0 items.
     """
     if total == 0:
         yield from items
@@ -52,7 +52,7 @@ def progress(items: Iterable, total: int, title: str) -> Iterator:
 
 
 def report(line: str) -> None:
-    """What work says of itself as it goes on: on a terminal each line, elsewhere the latest one every 30 seconds."""
+    """Report a step of running work: every line on a terminal, otherwise only the latest one every 30 seconds."""
     if sys.stdout.isatty():
         say(line)
     else:
@@ -61,5 +61,5 @@ def report(line: str) -> None:
 
 
 def say(line: str) -> None:
-    """Print a line at once; on a terminal below the bar that may be under way."""
+    """Print a line immediately; on a terminal, below any active bar."""
     print(f"\n{line}" if sys.stdout.isatty() else line, flush=True)

@@ -1,4 +1,4 @@
-"""Stopping in good order: SIGTERM and SIGINT ask a run to save and leave; a second one makes it leave at once."""
+"""Graceful stopping: SIGTERM and SIGINT ask a run to save and exit; a second signal exits immediately."""
 
 import signal
 import time
@@ -8,27 +8,27 @@ from types import FrameType
 
 Handler = Callable[[int, FrameType | None], None]
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-SAME_REQUEST_SECONDS = 1.0  # Ctrl-C reaches a launcher and its processes, which then hear of it twice
+SAME_REQUEST_SECONDS = 1.0  # Ctrl-C reaches the launcher and its processes, which thus receive it twice
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
-    """The work was asked to stop, and what it has done is saved; `status` is the exit status, 128 + signal."""
+    """A signal stopped the work, and its state is saved. `status` is the exit status, 128 + signal."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; the same command continues")
+        super().__init__(f"stopped by {signal.Signals(number).name}; run the same command to resume")
         self.status = 128 + number
 
 
-_number, _heard = 0, 0.0  # the signal that has asked this process to stop, 0 for none, and when
+_number, _heard = 0, 0.0  # the signal that requested a stop (0: none), and its time
 
 
 def requested() -> int:
-    """The signal that has asked this process to stop, 0 for none."""
+    """The signal that asked this process to stop, or 0."""
     return _number
 
 
 def _remember(number: int, frame: FrameType | None) -> None:
-    """The first signal; a second one does what it does by default."""
+    """Store the first signal; a second one gets its default handler."""
     global _number, _heard
     now = time.monotonic()
     if _number and now - _heard > SAME_REQUEST_SECONDS:
@@ -40,7 +40,7 @@ def _remember(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def stop_requests() -> Iterator[None]:
-    """Listen for signals within the context; outside it they do what they did before."""
+    """Record stop signals within the context; the previous handlers are restored on exit."""
     global _number
     try:
         with _handled_by(_remember):
@@ -51,7 +51,7 @@ def stop_requests() -> Iterator[None]:
 
 @contextmanager
 def stop_at_once() -> Iterator[None]:
-    """Within the context a signal raises `Stopped` there and then: for work whose every file is written whole."""
+    """Raise `Stopped` immediately on a signal within the context. For work that writes all files atomically."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
@@ -71,17 +71,17 @@ def _handled_by(handler: Handler, numbers: Iterable[int] = SIGNALS) -> Iterator[
 
 
 def is_dead_worker(error: BaseException) -> bool:
-    """Whether an error says that a loader's worker has died; what a worker raises arrives as it was raised.
+    """Whether the error means that a data-loading worker died. (Exceptions raised in a worker keep their type.)
 
-    PyTorch raises it from its SIGCHLD handler, wherever the main thread happens to be. It is a plain RuntimeError, of
-    which only the text tells.
+    PyTorch raises it in its SIGCHLD handler, anywhere in the main thread, as a plain RuntimeError that can only be
+    recognised by its text.
     """
     return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
 
 
 @contextmanager
 def deferred(number: int) -> Iterator[None]:
-    """Within the context a signal only waits; what handles it runs afterwards."""
+    """Defer a signal within the context; its handler runs on exit."""
     handler = signal.getsignal(number)
     if not callable(handler):
         yield

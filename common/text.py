@@ -1,12 +1,12 @@
-"""Counts and lists within a line."""
+"""Formatting of counts and lists in messages."""
 
 from collections.abc import Iterable
 
-NAMED = 6  # in a line
+NAMED = 6  # maximum per message
 
 
 def first_few(names: Iterable[str]) -> str:
-    """The first few of the names, and how many more there are."""
+    """The first few names, and the number of remaining ones."""
     names = list(names)
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 

@@ -1,1 +1,1 @@
-"""Experiments: the schema of all options, the command line that sets them, and one YAML file per experiment."""
+"""Configuration: the schema of all options, the command line, and one YAML file per experiment."""

@@ -1,8 +1,8 @@
 """The command line of the scripts: `-gpu`, `--config FILE` (repeatable) and every option of the schema by dotted name.
 
-Values are taken from the schema's defaults, then from the files in the order given, then from the command line, so that
-an option typed there wins wherever it stands. A value on the command line is written as in a YAML file; text needs no
-quotes. Each mistake costs one line and exit status 2.
+Values come from the schema's defaults, then from the files in the given order, then from the command line, which always
+has precedence. Values on the command line are written as in YAML; text needs no quotes. A mistake prints one line and
+exits with status 2.
 """
 
 import argparse
@@ -31,13 +31,13 @@ KINDS = {f"{name}.{option}": kind for name in SECTIONS for option, kind in get_t
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What a user asked of a script."""
+    """The parsed command line of a script."""
 
     config: Config
-    gpus: tuple[int, ...] | None  # the devices of -gpu; () for -gpu cpu, None without -gpu
+    gpus: tuple[int, ...] | None  # devices given by -gpu; () for -gpu cpu, None without -gpu
     eval_only: bool
-    given: frozenset[str]  # dotted options typed on the command line itself, as opposed to files and defaults
-    flags: frozenset[str] = frozenset()  # those of the script's own flags that were typed
+    given: frozenset[str]  # dotted names of the options set on the command line, not in files
+    flags: frozenset[str] = frozenset()  # the script's own flags that were set
 
 
 def parse(
@@ -48,9 +48,9 @@ def parse(
     with_eval_only: bool = False,
     flags: Mapping[str, str] = MappingProxyType({}),
 ) -> Command:
-    """Reads a script's command line (None: the process's own). Mistakes end the process: one line, status 2.
+    """Parse a script's command line (None: sys.argv). A mistake prints one line and exits with status 2.
 
-    `flags`: those without a value that the script has besides, {name: help}.
+    `flags`: additional flags of the script, without values, {name: help}.
     """
     parser = _parser(prog, description, with_eval_only, flags)
     arguments, unknown = parser.parse_known_args(argv)
@@ -58,7 +58,7 @@ def parse(
     for token in unknown:
         name = token.partition("=")[0]
         if not name.startswith("-"):
-            parser.error(f"unexpected argument {token!r}: options are given by name, as --data.stride 10")
+            parser.error(f"unexpected argument {token!r}: options are given by name, e.g. --data.stride 10")
         names = ["-gpu", *(f"--{option}" for option in (*given, *OPTIONS, "help") if option != "gpu")]
         parser.error(f"unknown option {name}; did you mean {nearest(name, names)}?")
     options = [Setting(option, given[option], "--") for option in OPTIONS if option in given]
@@ -79,7 +79,7 @@ def parse(
 
 
 def load(*files: str | Path, options: Sequence[Setting] = ()) -> Config:
-    """The configuration of files, later ones overriding, and then of options; raises InputError naming the origin."""
+    """The configuration from files (later ones override) and options. InputErrors name the origin of the value."""
     values: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
     settings = [*(setting for file in files for setting in read_yaml(file)), *options]
@@ -94,10 +94,10 @@ def load(*files: str | Path, options: Sequence[Setting] = ()) -> Config:
 
 
 def _meant(option: str, value: object, origin: str) -> object:
-    """A value that YAML takes for text, or that is typed, as the option's type means it."""
+    """Convert a value from the command line, or a YAML string, according to the option's type."""
     kinds = {KINDS[option], *get_args(KINDS[option])}
     if origin == "--" and kinds & {int, float, bool}:
-        with suppress(yaml.YAMLError, RecursionError, ValueError):  # text, then, which the type refuses
+        with suppress(yaml.YAMLError, RecursionError, ValueError):  # stays text, which the schema rejects
             value = yaml.safe_load(str(value))
     if not isinstance(value, str):
         return value
@@ -105,24 +105,24 @@ def _meant(option: str, value: object, origin: str) -> object:
         return None
     if float in kinds:
         with suppress(ValueError):
-            return float(value)  # 1e-3, in which YAML 1.1 misses a dot
-    # No shell has seen what stands in a YAML file, or after an equals sign.
+            return float(value)  # 1e-3, a string in YAML 1.1 because it has no dot
+    # The shell does not expand ~ in YAML files or after an equals sign.
     return os.path.expanduser(value) if value.startswith("~/") else value
 
 
 def _parser(prog: str, description: str, with_eval_only: bool, flags: Mapping[str, str]) -> Parser:
-    """Every option with its help; what is typed of them stays text."""
+    """The parser with every option and its help. Option values are kept as text."""
     parser = Parser(prog=prog, description=description)
     parser.usage = f"{prog} [-gpu 0,1] [--config FILE ...] [--SECTION.OPTION VALUE ...]"
     add = parser.add_argument
-    devices = "GPUs to use, by number, or cpu (default: the first GPU, else the CPU)"
-    add("-gpu", type=typed(_gpus, "cpu, a number as 0, or several different ones as 0,1"), metavar="0,1", help=devices)
-    read = f"experiment to read; repeatable, later ones override (default: {DEFAULT_CONFIG})"
+    devices = "GPU numbers, or cpu (default: the first GPU, or the CPU if there is none)"
+    add("-gpu", type=typed(_gpus, "cpu, a number (0) or different numbers (0,1)"), metavar="0,1", help=devices)
+    read = f"configuration file; repeatable, later files override earlier ones (default: {DEFAULT_CONFIG})"
     add("--config", action="append", metavar="FILE", help=read)
-    for flag, meaning in {"print_config": "print the resolved configuration as YAML and stop", **flags}.items():
+    for flag, meaning in {"print_config": "print the resolved configuration as YAML and exit", **flags}.items():
         add(f"--{flag}", action="store_true", help=f"{meaning} (default: false)")
     if with_eval_only:
-        evaluate = "evaluate, without training (default: false)"
+        evaluate = "evaluate without training (default: false)"
         add("--eval_only", type=str.lower, choices=("true", "false"), metavar="true", help=evaluate)
     for section, defaults in Config().to_dict().items():
         group = parser.add_argument_group(f"{section}: {SECTIONS[section].__doc__}")
@@ -135,15 +135,15 @@ def _parser(prog: str, description: str, with_eval_only: bool, flags: Mapping[st
 
 
 def _gpus(text: str) -> tuple[int, ...]:
-    """The numbers of different devices; a ValueError where the text is something else."""
+    """Parse a list of different device numbers; raises ValueError for anything else."""
     gpus = () if text == "cpu" else tuple(NonNegativeInt(number) for number in text.split(","))
     if len(set(gpus)) < len(gpus):
         raise ValueError
     return gpus
 
 
-@cache  # reading the sources is most of a parser's cost
+@cache  # parsing the sources takes most of the parser's time
 def _meanings(section: str) -> dict[str, str]:
-    """{option: the docstring below it}, those of base classes included."""
+    """{option: its docstring}, including base classes."""
     parsed = [docstring_parser.parse_from_object(base) for base in reversed(SECTIONS[section].__mro__[:-2])]
     return {param.arg_name: param.description for docs in parsed for param in docs.params if param.description}

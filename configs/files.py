@@ -1,7 +1,7 @@
-"""Experiments as YAML files: reading one with the place of every option, and writing the resolved whole.
+"""YAML configuration files: reading options with their line numbers, and writing the resolved configuration.
 
-A file holds sections of options (`data: {stride: 12}`; the dotted `data.stride: 12` means the same) and may be a small
-delta. Only plain YAML is accepted: no tag can make an object. Names are checked here, values where all are merged.
+A file contains sections of options (`data: {stride: 12}`, or dotted: `data.stride: 12`) and may set only a few of them.
+Only plain YAML is accepted; tags cannot create objects. Names are checked here, values after merging.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,15 +19,15 @@ NULL = "tag:yaml.org,2002:null"
 
 
 class Setting(NamedTuple):
-    """One option as somebody wrote it."""
+    """One option as written by the user."""
 
-    option: str  # dotted, as data.stride
-    value: object  # as YAML reads it, or the text typed; not checked
-    origin: str  # goes before the option in an error: "FILE, line 3: ", or "--" for the command line
+    option: str  # dotted name, e.g. data.stride
+    value: object  # parsed YAML, or text from the command line; not yet checked
+    origin: str  # prefix of the option in errors: "FILE, line 3: ", or "--" for the command line
 
 
 def read_yaml(path: str | Path) -> Iterator[Setting]:
-    """Yields the options of a file in its order; an empty file or section holds none."""
+    """Yield the options of a file in order. Files and sections may be empty."""
     written: set[str] = set()
     try:
         loader = yaml.SafeLoader(Path(path).read_text(encoding="utf-8"))
@@ -35,17 +35,17 @@ def read_yaml(path: str | Path) -> Iterator[Setting]:
         if root is None or root.tag == NULL:
             return
         if not isinstance(root, yaml.MappingNode):
-            raise InputError(f"{path}: expected sections of options, as in `data: {{stride: 10}}`")
+            raise InputError(f"{path}: expected sections of options, such as `data: {{stride: 10}}`")
         for option, line, node in _leaves(root):
             origin = f"{path}, line {line}: "
             if option in SECTIONS:
-                raise InputError(f"{origin}{option} is a section: its options follow in lines of their own, indented")
+                raise InputError(f"{origin}{option} is a section: put its options on indented lines below it")
             if option not in OPTIONS:
                 raise InputError(f"{origin}unknown option {option}; did you mean {nearest(option, OPTIONS)}?")
             if option in written:
-                raise InputError(f"{origin}{option} is given twice in this file")
+                raise InputError(f"{origin}{option} is set twice in this file")
             written.add(option)
-            # `deep` because SafeLoader otherwise fills lists only after this call.
+            # Without `deep`, SafeLoader fills lists only after this call.
             yield Setting(option, loader.construct_object(node, deep=True), origin)
     except OSError as error:
         raise InputError(f"cannot read the configuration file {path}: {error.strerror}") from error
@@ -56,7 +56,7 @@ def read_yaml(path: str | Path) -> Iterator[Setting]:
 
 
 def _leaves(root: yaml.MappingNode) -> Iterator[tuple[str, int, yaml.Node]]:
-    """Yields (dotted option, 1-based line, value) of a file's two levels."""
+    """Yield (dotted option, 1-based line, value) for the two levels of a file."""
     for key, node in root.value:
         if isinstance(node, yaml.MappingNode):
             for inner, value in node.value:
@@ -66,7 +66,7 @@ def _leaves(root: yaml.MappingNode) -> Iterator[tuple[str, int, yaml.Node]]:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """The name most like `name`, as a whole and in its last part, so that `--stride` finds `--data.stride`."""
+    """The most similar name, comparing both whole names and last parts, so that `--stride` finds `--data.stride`."""
 
     def likeness(candidate: str) -> float:
         pairs = ((name, candidate), (name.split(".")[-1].lstrip("-"), candidate.split(".")[-1].lstrip("-")))
@@ -76,10 +76,10 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def to_yaml(config: Config) -> str:
-    """Every option of the configuration, in the schema's order; `read_yaml` reads it back."""
+    """All options as YAML in the order of the schema, readable by `read_yaml`."""
     return yaml.safe_dump(config.to_dict(), sort_keys=False)
 
 
 def save_yaml(config: Config, path: str | Path) -> None:
-    """Writes `to_yaml(config)` for `--config`; the file appears whole or not at all."""
-    write_text(Path(path), f"# Every option of this run; repeat it with --config {path}\n{to_yaml(config)}")
+    """Write `to_yaml(config)` atomically, for use with `--config`."""
+    write_text(Path(path), f"# All options of this run; to repeat it, pass --config {path}\n{to_yaml(config)}")

@@ -1,11 +1,10 @@
-"""Every option of an experiment: its type, its default and, in the line below each, its meaning and unit.
+"""All options of an experiment, with types, defaults and, on the line below each, meaning and unit.
 
-One experiment is one `Config`: `data` and `model` are shared, `fine` is stage 1, `features` stage 2, `coarse` stage 3.
+An experiment is one `Config`: `data` and `model` are shared, `fine` is stage 1, `features` stage 2, `coarse` stage 3.
 The defaults are the published setting (Charades, X3D-M). `configs.cli` turns these classes into command-line
-options (`data.stride` becomes `--data.stride`) and shows the docstrings in `--help`. An option's type holds its bounds
-and whether a run that continues may change it: where the type says nothing, it may, and the run says so. A value that
-is wrong by itself is refused here, in one line that names its option; what depends on files or devices is checked where
-these are opened.
+options (`data.stride` becomes `--data.stride`) and shows the docstrings in `--help`. The type of an option defines its
+bounds and whether it may change when a run resumes. By default it may, and the run reports the change. Invalid values
+raise a one-line error that names the option; files and devices are checked when they are opened.
 """
 
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from common.errors import InputError
 
 KINETICS_WEIGHTS = "weights/x3d_multigrid_kinetics_fb_pretrained.pt"
 PUBLISHED = "github.com/kkahatapitiya/Coarse-Fine-Networks, models/"
-FROM_SCRATCH = "none"  # as fine.init or coarse.init: start from random weights
+FROM_SCRATCH = "none"  # value of fine.init or coarse.init for random weights
 
 Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -32,19 +31,19 @@ Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 T = TypeVar("T")
 Values = Mapping[str, Mapping[str, Any]]  # a configuration as plain values, by section and option
 FIXED, NO_EFFECT, STAGE_3_ONLY = "fixed", "no effect", "stage 3 only"
-Fixed = Annotated[T, FIXED]  # it makes the network or what that is shown: changed, a run does not continue
-NoEffect = Annotated[T, NO_EFFECT]  # on a run that continues
-Stage3 = Annotated[T, STAGE_3_ONLY]  # of no effect on stage 1
+Fixed = Annotated[T, FIXED]  # defines the network or its input; a run does not resume if it changed
+NoEffect = Annotated[T, NO_EFFECT]  # no effect on a resumed run
+Stage3 = Annotated[T, STAGE_3_ONLY]  # no effect on stage 1
 
 
 def _require(holds: bool, option: str, rule: str, value: object) -> None:
-    """Raises InputError unless `holds`; `rule` completes the sentence "option must be ..."."""
+    """Raise InputError unless `holds`; `rule` completes the sentence "option must be ..."."""
     if not holds:
         raise InputError(f"{option} must be {rule}, not {value!r}", option=option)
 
 
 class Section:
-    """A section of options, each of which is checked against its type."""
+    """A section of options. Values are checked against their types."""
 
     def __post_init__(self) -> None:
         section = type(self).__name__.lower()
@@ -81,7 +80,7 @@ class Data(Section):
     size: Fixed[Annotated[int, Field(ge=64)] | None] = None
     """side of the square network input, in pixels; null: that of the variant (S 160, M 224, XL 312, tiny 64)"""
     image_backend: Literal["auto", "simplejpeg", "torchcodec", "torchvision", "accimage", "pil"] = "auto"
-    """JPEG decoder, all with equal pixels; auto: the fastest that is installed, accimage excepted"""
+    """JPEG decoder, all with equal pixels; auto: the fastest one installed, except accimage"""
     workers: Whole = 4
     """number of data-loading processes; 0: load in the main process"""
     allow_missing: bool = False
@@ -104,13 +103,13 @@ class Model(Section):
     pool: Fixed[Stage3[Literal["grid", "avg", "max", "stride", "none"]]] = "grid"
     """temporal pooling of the Coarse stream; none: the paper's Fine-Fine"""
     fusion: Fixed[Stage3[Literal["multistage", "per_stage", "lateral", "none"]]] = "multistage"
-    """fusion of fine features: all levels into every stage, each level into its own stage, as in SlowFast, or none"""
+    """fusion of fine features: all levels into every stage, each level into its own stage, SlowFast's, or none"""
     alignment: Fixed[Stage3[Literal["gaussian", "uniform"]]] = "gaussian"
     """weights of fine frames for each coarse frame: Gaussian around it, or uniform"""
     gaussian_scale: Fixed[Stage3[Positive]] = 0.125
     """sigma of the Gaussians, as a fraction of the number of fine frames"""
     bn_splits: Fixed[Count] = 1
-    """number of sub-batches that are normalised separately in training; must divide the batch size"""
+    """number of sub-batches normalised separately in training; must divide the batch size"""
     dropout: Share = 0.5
     """dropout probability before the classifier"""
     checkpoint_activations: bool = False
@@ -119,10 +118,10 @@ class Model(Section):
 
 @dataclass(kw_only=True)
 class Stage(Section):
-    """Training by SGD, common to stages 1 and 3 (see `Fine` and `Coarse` for the published values)."""
+    """SGD training options of stages 1 and 3 (see `Fine` and `Coarse` for the published values)."""
 
     init: NoEffect[Name] = KINETICS_WEIGHTS
-    """checkpoint to start from or to evaluate, ours or published; none: random weights"""
+    """checkpoint to start from or evaluate, ours or published; none: random weights"""
     batch_size: Count
     """training batch size in videos, over all GPUs"""
     lr: Positive
@@ -191,7 +190,7 @@ class Coarse(Stage):
     def __post_init__(self) -> None:
         super().__post_init__()
         usable = self.fine_source == "store" or not self.fine_frozen or self.fine_init != FROM_SCRATCH
-        _require(usable, "coarse.fine_init", "a checkpoint where the Fine stream is frozen", self.fine_init)
+        _require(usable, "coarse.fine_init", "a checkpoint if the Fine stream is frozen", self.fine_init)
 
 
 @dataclass(kw_only=True)
@@ -217,18 +216,18 @@ class Eval(Section):
     window: Count | None = None
     """window length in clip frames, for evaluation and extraction; null: whole videos, as published"""
     overlap: Whole | None = None
-    """overlap of neighbouring windows in clip frames, where results are blended; null: a quarter of a window"""
+    """overlap of neighbouring windows in clip frames, in which results are blended; null: a quarter of a window"""
     save_frames: bool = False
     """also write predictions/dense.npz: the scores of every frame (4 bytes each), for rule "dense" of tools.compare"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.window is not None and self.overlap is not None:
-            _require(self.overlap < self.window, "eval.overlap", f"below eval.window ({self.window})", self.overlap)
+            _require(self.overlap < self.window, "eval.overlap", f"less than eval.window ({self.window})", self.overlap)
 
     @property
     def common_frames(self) -> int:
-        """Clip frames that neighbouring windows have in common; 0 for whole videos."""
+        """Overlap of neighbouring windows in clip frames; 0 for whole videos."""
         if self.window is None:
             return 0
         return self.window // 4 if self.overlap is None else self.overlap
@@ -258,7 +257,7 @@ class Run(Section):
 
 @dataclass(kw_only=True)
 class Config:
-    """One experiment, all stages. The properties resolve the paths whose default depends on another option."""
+    """One experiment, all stages. The properties resolve paths whose defaults depend on other options."""
 
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
@@ -270,39 +269,39 @@ class Config:
 
     def __post_init__(self) -> None:
         usable = self.coarse.fine_source == "store" or self.model.fusion != "none"
-        _require(usable, "coarse.fine_source", "store where model.fusion is none", self.coarse.fine_source)
+        _require(usable, "coarse.fine_source", "store if model.fusion is none", self.coarse.fine_source)
 
     @property
     def run_dir(self) -> Path:
-        """The run's folder; stages 1 and 3 write to `fine` and `coarse` in it."""
+        """The run's folder. Stages 1 and 3 write to its subfolders `fine` and `coarse`."""
         return Path(self.run.dir or Path("runs") / self.run.name)
 
     @property
     def features_dir(self) -> Path:
-        """The folder that stage 2 writes and stage 3 reads."""
+        """The feature store, written by stage 2 and read by stage 3."""
         return Path(self.features.dir or self.run_dir / "features")
 
     @property
     def features_checkpoint(self) -> Path:
-        """The Fine stream's checkpoint that stage 2 extracts with."""
+        """The checkpoint of the Fine stream used by stage 2."""
         return Path(self.features.checkpoint or self.run_dir / "fine" / "checkpoints" / "best.pt")
 
     @property
     def fine_init(self) -> Path:
-        """The checkpoint that the Fine stream of both streams' network starts from."""
+        """The initial checkpoint of the Fine stream in joint training."""
         return Path(self.coarse.fine_init or self.run_dir / "fine" / "checkpoints" / "best.pt")
 
     def starting_checkpoint(self, stage: str) -> Path | None:
-        """The checkpoint that a training of the stage ("fine" or "coarse") starts from; None for random weights."""
+        """The initial checkpoint of a stage ("fine" or "coarse"); None for random weights."""
         init: str = getattr(self, stage).init
         if init == FROM_SCRATCH:
             return None
         if not Path(init).is_file():
-            source = f" (it comes from {PUBLISHED}{Path(init).name})" if init == KINETICS_WEIGHTS else ""
+            source = f" (download it from {PUBLISHED}{Path(init).name})" if init == KINETICS_WEIGHTS else ""
             raise InputError(
                 f"{init}: no such checkpoint{source}",
                 option=f"--{stage}.init",
-                remedy="or train from random weights with {option} none",
+                remedy="to train from random weights, use {option} none",
             )
         return Path(init)
 
@@ -312,7 +311,7 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Values) -> Self:
-        """The reverse of `to_dict`; options that are left out take their defaults."""
+        """The inverse of `to_dict`; missing options have their defaults."""
         return cls(**{name: section(**values.get(name, {})) for name, section in SECTIONS.items()})
 
 
@@ -326,9 +325,9 @@ CHECKS: dict[str, TypeAdapter[Any]] = {option: TypeAdapter(kind) for option, kin
 
 
 def checked(option: str, value: object) -> Any:
-    """The value in its option's type; raises InputError, which names the option, if it has another.
+    """Validate a value against its option's type. Raises InputError, naming the option.
 
-    What it returns is `Any` because an option is known by name alone.
+    Returns `Any`, since the option is only known by name.
     """
     try:
         return CHECKS[option].validate_python(value, strict=True)
@@ -338,7 +337,7 @@ def checked(option: str, value: object) -> Any:
 
 
 def diff(old: Values, new: Values) -> dict[str, tuple[Any, Any]]:
-    """Returns {dotted option: (old value, new value)} of all that differ; None stands for an option that is absent."""
+    """{dotted option: (old value, new value)} for all options that differ; None if an option is absent."""
     before, after = (
         {f"{section}.{name}": value for section, options in values.items() for name, value in options.items()}
         for values in (old, new)
@@ -348,14 +347,14 @@ def diff(old: Values, new: Values) -> dict[str, tuple[Any, Any]]:
 
 
 def changed_settings(path: Path, saved: Values, present: Values, stage: str) -> list[str]:
-    """One line for each option in which the training that `path` holds differs from the one that continues it.
+    """One line for each option that differs between the checkpoint at `path` and the run that resumes it.
 
     Args:
-        saved, present: {section: {option: value}}; an option that is new since then is not compared.
-        stage: "fine" or "coarse": the other one's section does not count, nor where results and features are.
+        saved, present: {section: {option: value}}; options missing in either one are not compared.
+        stage: "fine" or "coarse"; the other stage's section and the paths of results and features are ignored.
 
     Raises:
-        InputError: where what has changed is the network or its task.
+        InputError: if the network or its task changed.
     """
     lines = []
     for option, (before, now) in diff(saved, present).items():
@@ -368,8 +367,8 @@ def changed_settings(path: Path, saved: Values, present: Values, stage: str) -> 
             continue
         if FIXED in marks:
             raise InputError(
-                f"{path}: this run began with {option} {before}, now it is {now}; continue with --{option} {before}, "
-                "or start again with another --run.dir or --run.resume never"
+                f"{path}: this run was started with {option} {before}, not {now}; continue with --{option} {before}, "
+                "or start a new run with another --run.dir or --run.resume never"
             )
         lines.append(f"{option} was {before}, from here on it is {now}")
     return lines

@@ -1,1 +1,1 @@
-"""A stage, from its configuration to its results: networks, training, evaluation, checkpoints and logs."""
+"""Everything that runs a stage: networks, training, evaluation, checkpoints and logs."""

@@ -1,8 +1,8 @@
-"""Checkpoints of a run: written whole or not at all, verified and without executing anything when read.
+"""Checkpoints of a run. They are written atomically, and verified when read, without executing any code.
 
-A checkpoint is a dictionary {"format", "checksum", "stage", "model", "config", "metrics", ...}; `last.pt` also holds
-all that continuing needs (optimizer, scheduler, position, random states), and the one before it stays as
-`last.previous.pt`, for the case that a disk damages the newest.
+A checkpoint is a dictionary {"format", "checksum", "stage", "model", "config", "metrics", ...}. `last.pt` also contains
+the state needed to resume (optimizer, scheduler, position, random states). The checkpoint before it is kept as
+`last.previous.pt`, in case the newest one gets damaged.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from models import CheckpointError
 from models.official import read_checkpoint as read_file
 from models.official import tensors_of
 
-VERSION = "0.1.0"  # of this code, in every checkpoint; as in pyproject.toml
+VERSION = "0.1.0"  # stored in every checkpoint; same as in pyproject.toml
 FORMAT = 1
 
 
@@ -37,19 +37,19 @@ FORMAT = 1
 
 
 def identity(stage: str, config: Config) -> dict[str, Any]:
-    """What a checkpoint says of the run that wrote it."""
+    """The entries of a checkpoint that identify its run."""
     values = config.to_dict()
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     return {"stage": stage, "config": values, "config_sha256": digest, "version": VERSION}
 
 
 def previous(path: Path) -> Path:
-    """Where the checkpoint before the newest is kept."""
+    """The path of the checkpoint before the newest one."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def save_checkpoint(path: Path, contents: Mapping[str, Any], *, keep_previous: bool = False) -> None:
-    """Write a checkpoint that survives a power cut; the one before it is kept where asked for."""
+    """Write a checkpoint that survives a power cut; with `keep_previous`, keep the one before it."""
     contents = {"format": FORMAT, **contents, "checksum": checksum(contents)}
     with _written(path, durable=True) as temporary:
         with temporary.open("wb") as file:
@@ -63,7 +63,7 @@ def save_checkpoint(path: Path, contents: Mapping[str, Any], *, keep_previous: b
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], identity: Mapping[str, Any]) -> None:
-    """The weights alone as safetensors, with stage and configuration as JSON in the metadata."""
+    """Write only the weights, as safetensors, with stage and configuration as JSON in the metadata."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with _written(path) as temporary:
         save_file(tensors, temporary, {"stage": identity["stage"], "config": json.dumps(identity["config"])})
@@ -71,8 +71,8 @@ def save_weights(path: Path, state: Mapping[str, Tensor], identity: Mapping[str,
 
 @contextmanager
 def _written(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """`written_whole`, with an error of the system where PyTorch and safetensors report a full disk otherwise."""
-    # A worker that dies meanwhile does not cost the file.
+    """`written_whole`, but raises OSError if PyTorch or safetensors fail, for example because the disk is full."""
+    # A worker that dies meanwhile must not interrupt the writing.
     with deferred(SIGCHLD), written_whole(path, durable=durable) as temporary:
         try:
             yield temporary
@@ -81,7 +81,7 @@ def _written(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 
 def checksum(contents: object) -> str:
-    """SHA-256 over tensors and plain values, nested in dictionaries and lists."""
+    """SHA-256 of tensors and plain values, nested in dictionaries and lists."""
     digest = hashlib.sha256()
 
     def add(value: object) -> None:
@@ -107,7 +107,7 @@ def checksum(contents: object) -> str:
 
 
 def read_newest(path: Path, *, stage: str) -> dict[str, Any]:
-    """The checkpoint, or where it is damaged the one before it; says so then."""
+    """Read the checkpoint or, if it is damaged, the one before it, with a message."""
     try:
         return read_checkpoint(path, stage=stage)
     except CheckpointError as error:
@@ -120,43 +120,43 @@ def read_newest(path: Path, *, stage: str) -> dict[str, Any]:
 
 
 def read_checkpoint(path: Path, *, stage: str | None = None) -> dict[str, Any]:
-    """A checkpoint that `save_checkpoint` wrote, on the CPU.
+    """Read a checkpoint written by `save_checkpoint` to the CPU.
 
     Raises:
-        CheckpointError: where it is missing, damaged (if only by a single flipped bit), holds code,
-            or is of another stage than the one asked for.
+        CheckpointError: if it is missing or damaged (even by a single flipped bit), contains code,
+            or belongs to a stage other than `stage`.
     """
     return _verified(path, read_file(path), stage)
 
 
 def _verified(path: Path, contents: dict[str, Any], stage: str | None = None) -> dict[str, Any]:
     if contents.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a checkpoint of these scripts")
+        raise CheckpointError(f"{path}: not a checkpoint written by these scripts")
     stored = contents.pop("checksum", None)
     if stored != checksum({key: value for key, value in contents.items() if key != "format"}):
-        raise CheckpointError(f"{path}: damaged (its checksum differs)")
+        raise CheckpointError(f"{path}: damaged (checksum mismatch)")
     if stage is not None and contents["stage"] != stage:
-        raise CheckpointError(f"{path}: a checkpoint of stage {contents['stage']}, where one of {stage} is needed")
+        raise CheckpointError(f"{path}: a checkpoint of stage {contents['stage']}, but stage {stage} is required")
     return contents
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """The weights of a file that these scripts wrote, or of a published one, which says nothing of itself."""
+    """The weights from a file written by these scripts, or from a published file, which has no stage or config."""
 
     path: Path
-    tensors: Mapping[str, Tensor]  # by the file's names
-    stage: str | None = None  # "fine" or "coarse"; None of a published file, as `config`
-    config: Values | None = None  # of the run that trained them
+    tensors: Mapping[str, Tensor]  # under the names in the file
+    stage: str | None = None  # "fine" or "coarse"; None for a published file
+    config: Values | None = None  # of the training run; None for a published file
 
     def of_stream(self, stage: str) -> dict[str, Tensor]:
-        """One stream's weights by its own names, where the file is of a network of both; else none."""
+        """The weights of one stream under its own names, if the file contains a joint network; otherwise empty."""
         prefix = f"{stage}."
         return {name.removeprefix(prefix): x for name, x in self.tensors.items() if name.startswith(prefix)}
 
 
 def read_weights(path: Path) -> Weights:
-    """The weights of a checkpoint or safetensors file of ours, verified, or of a published file."""
+    """Read the weights from our own checkpoint (verified) or safetensors file, or from a published file."""
     if path.suffix != ".safetensors":
         contents = read_file(path)
         if contents.get("format") != FORMAT:
@@ -171,5 +171,5 @@ def read_weights(path: Path) -> Weights:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         stage, config = metadata["stage"], TypeAdapter(Values).validate_json(metadata["config"])
     except (SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged, or not weights of these scripts") from error
+        raise CheckpointError(f"{path}: damaged, or not written by these scripts") from error
     return Weights(path=path, tensors=tensors, stage=stage, config=config)

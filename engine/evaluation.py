@@ -1,7 +1,7 @@
-"""One pass over the test videos, read from top to bottom: batches, logits, whole videos, scores, files and metrics.
+"""Evaluation on the test videos: batches, logits, whole videos, scores, files and metrics.
 
-A video longer than `eval.window` comes in windows. Losses and scores are of whole videos, to which the windows' logits
-are blended first; with several processes each has its share of the videos, and the main one alone the metrics.
+Videos longer than `eval.window` are split into windows, whose logits are blended before losses and scores are computed
+on whole videos. Each process evaluates its share of the videos; the main process computes the metrics.
 """
 
 import math
@@ -34,9 +34,9 @@ Lists = dict[str, list[float]]
 
 
 class Evaluation:
-    """Evaluates networks of one stage on the test videos: metrics, both prediction files, Grid Pool's frames.
+    """Evaluates networks of one stage on the test videos: metrics, both prediction files, frames read by Grid Pool.
 
-    The files of a pass stand in `latest/` of the stage's folder until `keep` makes them the stage's own, or `drop`
+    Each pass writes its files to `latest/` in the stage's folder. `keep` makes them the results of the stage, `drop`
     removes them.
     """
 
@@ -44,7 +44,7 @@ class Evaluation:
         self, config: Config, stage: str, annotations: Annotations, loader: Loader, device: torch.device
     ) -> None:
         data = config.data
-        dense = stage == "fine" or data.kind != "charades"  # rule "dense" is MultiTHUMOS's own
+        dense = stage == "fine" or data.kind != "charades"  # MultiTHUMOS uses rule "dense"
         self.evaluator = DetectionEvaluator(
             num_classes=data.num_classes,
             truth=read_truth(config, annotations),
@@ -57,12 +57,12 @@ class Evaluation:
         self.latest = self.folder / "latest"
 
     def __call__(self, net: nn.Module) -> dict[str, Any]:
-        """Metrics of a network, which itself stays as it is; none but in the main process.
+        """Evaluate a network, which is not changed. Returns the metrics in the main process, {} in the others.
 
-        Losses are means over the videos.
+        Losses are averaged over videos.
 
         Raises:
-            Stopped: when a signal asked for it.
+            Stopped: if a signal requested it.
         """
         net = prepare_for_inference(net)
         losses: Lists = defaultdict(list)
@@ -71,7 +71,7 @@ class Evaluation:
         with torch.no_grad(), sampled_locations(net) as passes:
             for batch in self._batches():
                 logits, _ = logits_at_labels(net, batch)
-                if passes:  # of Grid Pool, where there is one
+                if passes:  # only with Grid Pool
                     rows = zip(batch["videos"], batch["parts"], passes.pop().tolist(), strict=True)
                     for video, part, locations in rows:
                         grids[video] += chosen_frames(part, locations, self.stride)
@@ -80,9 +80,9 @@ class Evaluation:
         return self._metrics(losses, grids)
 
     def _batches(self) -> Iterator[Batch]:
-        """This process's share, on the device; all processes stop together where a signal asks one of them."""
+        """This process's batches, on the device. All processes stop together if one receives a signal."""
         batches = progress(self.loader, len(self.loader), "Evaluating")
-        (rounds,) = distributed.highest(len(self.loader))  # shares may differ by a batch, but all must hear of a signal
+        (rounds,) = distributed.highest(len(self.loader))  # shares may differ by one batch, but all must see a signal
         for _ in range(rounds):
             (signal,) = distributed.highest(requested())
             if signal:
@@ -90,10 +90,10 @@ class Evaluation:
             batch = next(batches, None)
             if batch is not None:
                 yield prepare(batch, self.device)
-        next(batches, None)  # the bar's last word
+        next(batches, None)  # completes the progress bar
 
     def add(self, videos: "WholeVideos", losses: Lists) -> None:
-        """Each video's losses and what is scored of it."""
+        """Add the losses and scores of each video."""
         probabilities = torch.sigmoid(videos.logits)
         for row, video in enumerate(videos.ids):
             one = slice(row, row + 1)
@@ -108,8 +108,8 @@ class Evaluation:
             )
 
     def _metrics(self, losses: Lists, grids: Lists) -> dict[str, Any]:
-        """Of all processes' videos, in the main one; to the last bit those of one process, as its losses' sums are
-        exact, hence in any order the same."""
+        """The metrics over all processes, in the main process. They equal those of a single process to the last bit,
+        since the losses are summed exactly, in any order."""
         shares = distributed.collect((self.evaluator.videos, dict(losses), dict(grids)))
         if not distributed.is_main():
             self.evaluator.videos = {}
@@ -128,18 +128,18 @@ class Evaluation:
         return metrics
 
     def keep(self, metrics: Mapping[str, Any]) -> None:
-        """Make the latest results the stage's: `predictions/` and `metrics.json`."""
+        """Make the latest results those of the stage: `predictions/` and `metrics.json`."""
         kept = self.folder / "predictions"
         kept.mkdir(parents=True, exist_ok=True)
         for file in (self.latest / "predictions").iterdir():
             file.replace(kept / file.name)
         if not self.evaluator.save_frames:
-            (kept / "dense.npz").unlink(missing_ok=True)  # of an earlier evaluation, so of other scores
+            (kept / "dense.npz").unlink(missing_ok=True)  # from an earlier evaluation
         self.drop()
         write_json(self.folder / "metrics.json", metrics)
 
     def drop(self) -> None:
-        """Remove the files of the latest pass."""
+        """Delete the files of the latest pass."""
         shutil.rmtree(self.latest, ignore_errors=True)
 
 
@@ -147,20 +147,20 @@ class Evaluation:
 
 
 class WholeVideos(NamedTuple):
-    """Whole test videos of equal length: b of them, or one whose windows have been blended."""
+    """A batch of b whole test videos of equal length; b = 1 if windows were blended."""
 
     ids: list[str]
     logits: Tensor  # (b,C,L)
     labels: Tensor  # (b,C,L)
-    mask: Tensor  # (b,L), 1 at valid labels
-    num_frames: Tensor  # (b,), frames of the videos
+    mask: Tensor  # (b,L), 1 for valid labels
+    num_frames: Tensor  # (b,), in video frames
 
 
 class WindowJoiner:
-    """Joins the logits of windows, which come in order, and their labels.
+    """Joins the logits and labels of windows, which arrive in order.
 
-    Logits are blended, not probabilities: the loss of a video is then that of the very prediction that is scored. What
-    is kept of a video is its logits and labels, 8 C bytes for each of its frames.
+    Logits are blended instead of probabilities, so that the loss is computed on the same prediction as the scores.
+    Memory: logits and labels take 8 C bytes per frame of a video.
     """
 
     def __init__(self) -> None:
@@ -168,10 +168,10 @@ class WindowJoiner:
         self.pieces: dict[str, list[dict[str, Tensor]]] = defaultdict(list)
 
     def __call__(self, batch: Batch, logits: Tensor) -> Iterator[WholeVideos]:
-        """A batch of test videos and its logits (B,C,L): as they are where the videos fit one window each.
+        """Yield whole videos from a batch and its logits (B,C,L): the batch itself if each video is a single window.
 
-        Otherwise each video by itself, once its last window is there; one of which a window could not be read never
-        comes.
+        Otherwise each video is yielded alone after its last window. A video with an unreadable window is never
+        yielded.
         """
         ids, labels, num_frames = batch["videos"], batch["labels"], batch["num_frames"]
         if all(len(part.windows) == 1 for part in batch["parts"]):
@@ -190,34 +190,34 @@ class WindowJoiner:
 
 
 def chosen_frames(part: Part, locations: Sequence[float], stride: int) -> list[float]:
-    """Grid Pool's frames of one window as video frames from 1; `locations` are theirs in the window, in clip frames.
+    """The frames read by Grid Pool in one window, in video frames from 1; `locations` are in clip frames of the window.
 
-    Of a window these are the ones nearer to its middle than to its neighbours', so that a video's frames ascend.
+    Frames closer to the middle of a neighbouring window are omitted, so that the frames of a video are ascending.
     """
     start, _ = part.windows[part.number]
     low, high = [-math.inf, *borders(part.windows), math.inf][part.number : part.number + 2]
-    times = [start + t for t in locations if low <= start + t + 0.5 < high]  # frame t is from t to t + 1
+    times = [start + t for t in locations if low <= start + t + 0.5 < high]  # frame t spans t to t + 1
     return [round(1 + stride * t, 2) for t in times]
 
 
-# --- what metrics say -------------------------------------------------------------------------------------------------
+# --- reporting metrics ------------------------------------------------------------------------------------------------
 
 
 def selected_score(metrics: Mapping[str, Any], kind: str) -> float:
-    """By what the best validation on a dataset of this kind is chosen; -1 where it is undefined."""
+    """The score that selects the best validation for this kind of dataset; -1 if undefined."""
     mAP: float | None = metrics["mAP_official_defined" if kind == "charades" else "mAP_frames"]
     return -1.0 if mAP is None else mAP
 
 
 def print_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
-    """Both rules by name, and what they were computed on."""
+    """Print the mAP by each rule, and the number of classes without positives."""
     print(f"{folder / 'metrics.json'}:")
-    print(f"  mAP, rule official  {percent(metrics['mAP_official'])}   (wAP {percent(metrics['wAP_official'])})")
+    print(f"  mAP (official)  {percent(metrics['mAP_official'])}   (wAP {percent(metrics['wAP_official'])})")
     if metrics["classes_without_positives"]:
         print(
             f"    {len(metrics['classes_without_positives'])} classes have no positives; "
             f"mean over the others {percent(metrics['mAP_official_defined'])}"
         )
-    print(f"  mAP, rule released  {percent(metrics['mAP_released'])}")
+    print(f"  mAP (released)  {percent(metrics['mAP_released'])}")
     if "mAP_frames" in metrics:
-        print(f"  mAP, rule dense     {percent(metrics['mAP_frames'])}   (all frames)")
+        print(f"  mAP (dense)     {percent(metrics['mAP_frames'])}   (all frames)")

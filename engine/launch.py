@@ -1,4 +1,4 @@
-"""Starting a script: its processes and devices, and the one line with which it ends where something is wrong."""
+"""Starting a script: processes, devices, and one-line error messages."""
 
 import os
 import sys
@@ -20,10 +20,10 @@ FIRST_WORD_SECONDS = 2.0
 
 
 def run_script(script: str, command: Command, argv: Sequence[str] | None, work: Callable[[Command], None]) -> None:
-    """Run a script's work, in as many processes as were asked for.
+    """Run a script's work in the requested number of processes.
 
-    What the user can mend ends it with one line on stderr and status 1, a signal with 128 + its number; anything
-    else is a bug and shows its traceback.
+    User errors exit with one line on stderr and status 1, signals with status 128 + signal. Any other error is a bug
+    and shows its traceback.
     """
     prog = Path(script).name
     try:
@@ -47,10 +47,12 @@ def run_script(script: str, command: Command, argv: Sequence[str] | None, work: 
         exit_with(f"{prog}: interrupted", 130)
     except Exception as error:
         if is_dead_worker(error):
-            exit_with(f"{prog}: error: {str(error).splitlines()[0]} (out of memory?); the same command continues", 1)
+            exit_with(
+                f"{prog}: error: {str(error).splitlines()[0]} (out of memory?); run the same command to resume", 1
+            )
         if distributed.is_lost_connection(error):
             time.sleep(FIRST_WORD_SECONDS)
-            exit_with(f"{prog}: error: another process has ended; the same command continues", 1)
+            exit_with(f"{prog}: error: another process has ended; run the same command to resume", 1)
         if not distributed.claim_last_word():
             raise SystemExit(1) from None
         raise
@@ -59,29 +61,29 @@ def run_script(script: str, command: Command, argv: Sequence[str] | None, work: 
 
 
 def processes_wanted(command: Command) -> int:
-    """Processes to start on this machine: one for each GPU of `-gpu`, on a CPU `--run.processes`."""
+    """The number of processes to start on this machine: one per GPU of `-gpu`; on the CPU, `--run.processes`."""
     wanted, gpus = command.config.run.processes, command.gpus
     if gpus:
         check_gpu(max(gpus))
         if wanted not in (None, len(gpus)):
-            raise InputError(f"--run.processes {wanted}: -gpu gives each process a GPU and names {len(gpus)}")
+            raise InputError(f"--run.processes {wanted}: each process needs one GPU, but -gpu lists {len(gpus)}")
         return len(gpus)
     return wanted or 1
 
 
 def exit_with(line: str, status: int) -> NoReturn:
-    """Leave with one line; of several processes that end, the first alone says it."""
+    """Exit with a one-line message. If several processes exit, only the first one prints it."""
     if distributed.local_rank() > 0 and not distributed.joined():
-        time.sleep(FIRST_WORD_SECONDS)  # a mistake that all processes find at their start ends the first one first
+        time.sleep(FIRST_WORD_SECONDS)  # if all processes fail at startup, the first one should exit first
     if distributed.claim_last_word():
         print(line, file=sys.stderr, flush=True)
     else:
-        time.sleep(FIRST_WORD_SECONDS)  # the first one's status is the run's
+        time.sleep(FIRST_WORD_SECONDS)  # the first one sets the status of the run
     raise SystemExit(status) from None
 
 
 def set_up_process(command: Command) -> torch.device:
-    """Memory, seed, threads and device of a script."""
+    """Set up memory, seed, threads and device of this process."""
     cpu_kernels.ask_for_huge_pages()
     run = command.config.run
     torch.manual_seed(run.seed)
@@ -89,16 +91,16 @@ def set_up_process(command: Command) -> torch.device:
         torch.set_num_threads(run.threads)
     device = choose_device(command.gpus)
     if command.gpus is None and not distributed.started_by_torchrun():
-        name = "the CPU, since there is no CUDA device" if device.type == "cpu" else "-gpu 0"
-        print(f"Without -gpu: running on {name}.")
+        name = "the CPU (no CUDA device found)" if device.type == "cpu" else "GPU 0"
+        print(f"No -gpu given: running on {name}.")
     return device
 
 
 def choose_device(gpus: tuple[int, ...] | None) -> torch.device:
     """The device of this process.
 
-    `-gpu` lists one for each process of this machine; () is the CPU. Without it (None) each process takes the GPU of
-    its own number, or the CPU where there is no CUDA device.
+    `-gpu` lists one GPU per process of this machine; () means the CPU. Without `-gpu` (None), each process uses the
+    GPU of its local rank, or the CPU if there is no CUDA device.
     """
     if gpus is None:
         gpus = tuple(range(torch.cuda.device_count() if torch.cuda.is_available() else 0))
@@ -106,13 +108,13 @@ def choose_device(gpus: tuple[int, ...] | None) -> torch.device:
         return torch.device("cpu")
     place = distributed.local_rank()
     if place >= len(gpus):
-        raise InputError(f"process {place} of this machine has no GPU of its own: -gpu gives {len(gpus)}")
+        raise InputError(f"process {place} on this machine has no GPU: -gpu lists only {len(gpus)}")
     check_gpu(gpus[place])
     return torch.device("cuda", gpus[place])
 
 
 def check_gpu(index: int) -> None:
-    """Raise where this machine has no such GPU."""
+    """Raise InputError if this machine has no such GPU."""
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if index >= available:
         raise InputError(f"-gpu {index}: this machine has {available} CUDA devices; use -gpu cpu or a lower number")

@@ -1,4 +1,4 @@
-"""What a run says and records: sums over its latest steps, one JSON line an event, TensorBoard."""
+"""Logging of a run: sums over the latest steps, a JSON line per event, and TensorBoard."""
 
 import json
 import time
@@ -22,11 +22,11 @@ from eval.per_frame import frame_ap, released_frames
 
 
 class RunLog:
-    """The record of one stage: `metrics.jsonl` and `tensorboard/` in its folder.
+    """The log of one stage: `metrics.jsonl` and `tensorboard/` in its folder.
 
-    Every line has "epoch" (number of epochs done, fractional within one), "step" and "event"; reports read only this.
-    It continues a record after `step`, 0 for a new one: what an earlier run wrote beyond is dropped. Of several
-    processes the main one keeps it, the others' do nothing.
+    Every line has "epoch" (completed epochs, fractional within an epoch), "step" and "event"; reports read only this.
+    Logging continues after `step` (0: a new log); later entries of an earlier run are dropped. Only the main process
+    writes.
     """
 
     def __init__(self, folder: Path, *, step: int = 0) -> None:
@@ -38,11 +38,11 @@ class RunLog:
                 lines = self.path.read_text().splitlines(keepends=True)
                 kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
                 write_text(self.path, "".join(kept))
-            begin = SessionLog(status=SessionLog.START)  # from here on, it replaces what is there
+            begin = SessionLog(status=SessionLog.START)  # replaces existing events from here on
             self._record(Event(file_version="brain.Event:2"), Event(step=step + 1, session_log=begin))
 
     def write(self, event: str, *, epoch: float, step: int, values: Mapping[str, Any]) -> None:
-        """Append one line, and its numbers to TensorBoard as `event/name`."""
+        """Append one line, and add its numbers to TensorBoard as `event/name`."""
         if not distributed.is_main():
             return
         line = {"event": event, "epoch": epoch, "step": step, **values}
@@ -53,7 +53,7 @@ class RunLog:
         self._record(Event(wall_time=time.time(), step=step, summary=Summary(value=points)))
 
     def _record(self, *events: Event) -> None:
-        """By no SummaryWriter, whose thread keeps its errors to itself."""
+        """Write TensorBoard events directly, since SummaryWriter's thread does not report errors."""
         with naming(self.events), self.events.open("ab") as file:
             for event in events:
                 RecordWriter(file).write(event.SerializeToString())
@@ -61,13 +61,13 @@ class RunLog:
 
 @dataclass
 class ClipScores:
-    """mAP of the training clips since it was last asked, at the frames of rule "released" within each clip."""
+    """mAP of the training clips since the last `compute`, on the frames of rule "released" in each clip."""
 
     scores: list[np.ndarray] = field(default_factory=list)
     labels: list[np.ndarray] = field(default_factory=list)
 
     def add(self, batch: Batch, probabilities: Tensor) -> None:
-        """The clips of a batch, probabilities (B,C,L)."""
+        """Add the clips of a batch with probabilities (B,C,L)."""
         lengths = batch["mask"].sum(1).int().tolist()
         for i, length in enumerate(lengths):
             chosen = torch.from_numpy(released_frames(length)).to(probabilities.device)
@@ -75,7 +75,7 @@ class ClipScores:
             self.labels.append(batch["labels"][i, :, chosen].T.cpu().numpy() > 0)
 
     def compute(self) -> float | None:
-        """The mAP over all processes, in the main one; undefined (None) without clips."""
+        """The mAP over all processes, in the main process; None without clips."""
         shares = distributed.collect((self.scores, self.labels))
         self.scores, self.labels = [], []
         scores, labels = ([clip for share in shares for clip in share[part]] for part in (0, 1))
@@ -84,7 +84,7 @@ class ClipScores:
 
 @dataclass
 class Meter:
-    """Sums over the steps since it was made: losses, and where the time went."""
+    """Sums over steps: losses, data time and compute time."""
 
     steps: int = 0
     losses: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -100,5 +100,5 @@ class Meter:
 
 
 def percent(value: float | None) -> str:
-    """A fraction as a percentage for the console; undefined values say so."""
+    """Format a fraction as a percentage; None becomes "undefined"."""
     return "undefined" if value is None else f"{100 * value:.2f}%"

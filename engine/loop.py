@@ -2,7 +2,7 @@
 
     rounds -> epochs -> optimizer steps (engine.step); a validation (engine.evaluation) after each round
 
-With several processes (engine.distributed) each runs this on its share of every batch, and all stop together.
+With several processes (engine.distributed), each runs this on its share of every batch, and all stop together.
 """
 
 import copy
@@ -37,9 +37,9 @@ from models import CheckpointError
 
 @dataclass
 class Position:
-    """How far a run has come: the next batch is number `batch` of `epoch`; `step` optimizer steps are done.
+    """The progress of a run: the next batch is `batch` of `epoch`, after `step` optimizer steps.
 
-    `validation_due`: what comes next is the validation of these weights.
+    `validation_due`: the next thing to do is to validate these weights.
     """
 
     epoch: int = 0
@@ -52,7 +52,7 @@ class Position:
 class Trainer:
     """Trains one stage: epochs, a validation after each round, checkpoints `last.pt` and `best.pt`.
 
-    `checkpoints/`, `metrics.jsonl` and `tensorboard/` are written in the stage's folder of the run.
+    `checkpoints/`, `metrics.jsonl` and `tensorboard/` are written to the stage's folder of the run.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Trainer:
     ) -> None:
         self.config, self.options = config, config.fine if stage == "fine" else config.coarse
         self.net, self.loader, self.evaluation, self.device = net, loader, evaluation, device
-        assert isinstance(loader.batch_sampler, EpochBatches), "batches of training are in an order of their own"
+        assert isinstance(loader.batch_sampler, EpochBatches), "training batches have their own order"
         self.batches = loader.batch_sampler
         self.prepare = Preparer()
         self.step = Step(net, config, stage, device)
@@ -82,9 +82,9 @@ class Trainer:
         return at.epoch >= self.options.epochs or (limit is not None and at.step >= limit)
 
     def resume(self) -> None:
-        """Continue where `last.pt` was written or, where that is damaged, the checkpoint before it.
+        """Resume from `last.pt` or, if it is damaged, from the checkpoint before it.
 
-        Options that have changed since are said, and hold from here on.
+        Options that changed since then are reported, and apply from here on.
         """
         state = read_newest(self.last, stage=self.identity["stage"])
         for line in changed_settings(self.last, state["config"], self.identity["config"], self.identity["stage"]):
@@ -95,8 +95,8 @@ class Trainer:
             self.step.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"{self.last}: of a network that is configured otherwise; use its configuration, another --run.dir, "
-                "or --run.resume never"
+                f"{self.last}: belongs to a differently configured network; use its configuration, another "
+                "--run.dir, or --run.resume never"
             ) from error
         for _ in range(state["scheduler"]["last_epoch"]):
             self._lower_rate()
@@ -110,27 +110,27 @@ class Trainer:
                 torch.cuda.set_rng_state(rng["cuda"])
 
     def run(self) -> None:
-        """Train until the configured end.
+        """Train to the configured end.
 
-        A limit of steps may cut a round short: it is validated then, but the learning rate waits for the round's end.
+        If `max_steps` cuts a round short, it is validated, but the learning rate only changes at the end of a round.
 
         Raises:
-            Stopped: when a signal asked for it; the state is saved.
+            Stopped: if a signal requested it; the state is saved.
         """
         at = self.position
         self.last.parent.mkdir(parents=True, exist_ok=True)
         with stop_requests():
             log = RunLog(self.folder, step=at.step)
-            if at.step == 0:  # from here on, `last.pt` is of this run and not of an earlier one in the same folder
+            if at.step == 0:  # replaces the `last.pt` of an earlier run in the same folder
                 self._save_last()
             try:
                 self._rounds(log)
             except RuntimeError as error:
                 if not requested():
                     raise
-                if distributed.is_lost_connection(error):  # the launcher ends us for another's end, and says so
+                if distributed.is_lost_connection(error):  # the launcher stops us and reports it
                     distributed.claim_last_word()
-                elif not is_dead_worker(error):  # a worker dies of the same request
+                elif not is_dead_worker(error):  # the signal also ends workers
                     raise
                 raise Stopped(requested()) from None
 
@@ -152,20 +152,20 @@ class Trainer:
         return self.position.batch == 0 and self.position.epoch % self.options.round_epochs == 0
 
     def _lower_rate(self) -> None:
-        """One step of the schedule."""
-        with warnings.catch_warnings():  # a run that resumes here has taken its steps in an earlier process
+        """Step the schedule."""
+        with warnings.catch_warnings():  # in a resumed run, the optimizer stepped in an earlier process
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             self.scheduler.step()
 
     def _train_epoch(self, log: RunLog) -> None:
-        """The rest of an epoch, or as much of it as the limit of steps leaves; `last.pt` after each half."""
+        """Train the rest of an epoch, up to `max_steps`; save `last.pt` after each half."""
         at, total = self.position, self.batches.batches_per_epoch
         self.batches.set_position(at.epoch, at.batch)
         self.net.train()
         half, waiting = Meter(), time.perf_counter()
         title = f"Epoch {at.epoch + 1}/{self.options.epochs}"
         for batch in progress(self.loader, total - at.batch, title):
-            if distributed.size() > 1:  # their shares are padded to one length, as they would be in one process
+            if distributed.size() > 1:  # pad all shares to the same length, as in a single process
                 batch = pad(batch, *distributed.highest(*time_lengths(batch)))
             batch = self.prepare(batch, self.device)
             begun = time.perf_counter()
@@ -184,11 +184,11 @@ class Trainer:
                 self._save_last()
             if self.finished:
                 break
-        if at.batch >= total:  # above, where the run continues with larger batches
+        if at.batch >= total:  # greater if the run resumed with larger batches
             at.epoch, at.batch = at.epoch + 1, 0
 
     def _take_step(self, batch: Batch) -> tuple[dict[str, float], int]:
-        """One optimizer step: the losses of the batch over all processes, and the signal to stop on (0: none)."""
+        """Take one optimizer step; returns the losses over all processes, and the signal to stop for (0: none)."""
         values, signal = self.step.gradients(batch)
         if not all(math.isfinite(value) for value in values.values()):
             videos = [video for share in distributed.gather(batch["videos"]) for video in share]
@@ -200,14 +200,14 @@ class Trainer:
         return values, signal
 
     def _report(self, log: RunLog, half: Meter) -> None:
-        """A line of training on the console, in due course, and in the record."""
+        """Report training on the console and in the log."""
         epoch, step, lr = self._epochs_done(), self.position.step, self.step.optimizer.param_groups[0]["lr"]
         losses = {name: total / half.steps for name, total in half.losses.items()}
         mAP = self.step.scores.compute()
         report(
             f"epoch {epoch:.1f}/{self.options.epochs}, step {step}: loc {losses['loc_loss']:.4f}, "
             f"cls {losses['cls_loss']:.4f}, total {losses['loss']:.4f}, mAP {percent(mAP)}, lr {lr:g} "
-            f"({half.compute_seconds:.1f} s computing, {half.data_seconds:.1f} s waiting for data)"
+            f"(compute {half.compute_seconds:.1f} s, data wait {half.data_seconds:.1f} s)"
         )
         seconds = {"data_seconds": round(half.data_seconds, 3), "compute_seconds": round(half.compute_seconds, 3)}
         values = {**losses, "mAP": mAP, "steps": half.steps, **seconds, "lr": lr}
@@ -217,10 +217,10 @@ class Trainer:
         return round(self.position.epoch + self.position.batch / self.batches.batches_per_epoch, 4)
 
     def _validate(self, log: RunLog) -> None:
-        """Metrics of the present weights, which are kept where they are the best so far."""
+        """Evaluate the current weights, and keep them if they are the best so far."""
         at, epoch = self.position, self._epochs_done()
         state, net = distributed.gathered_state(self.net), self.net
-        if distributed.size() > 1:  # what is evaluated has the running statistics of all
+        if distributed.size() > 1:  # evaluate with the running statistics of all processes
             net = copy.deepcopy(net)
             net.load_state_dict(state)
         metrics = self.evaluation(net)
@@ -250,7 +250,7 @@ class Trainer:
                 scaler=self.step.scaler.state_dict(),
                 rng=rng,
             )
-        distributed.barrier()  # none goes on, or leaves, before it is written
+        distributed.barrier()  # no process continues or exits before the file is written
 
     def _save(self, path: Path, state: Mapping[str, Tensor], **more: Any) -> None:
         contents = {**self.identity, "model": state, "position": asdict(self.position), **more}

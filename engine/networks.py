@@ -1,4 +1,4 @@
-"""The networks of a configuration: built, run on a batch, given the weights to start from or to be evaluated with."""
+"""Building the networks of a configuration, running them on batches, and loading their weights."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -50,8 +50,8 @@ def build_coarse(config: Config) -> CoarseNet:
 def logits_at_labels(net: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
     """The network's logits (B,C,L) at the labelled frames of a prepared batch.
 
-    Of both streams' network those of the Coarse one, and beside them those (B,C,L') of the Fine one, at the labels of
-    its window; else None.
+    For a joint network, these are the Coarse stream's, and the second value is the Fine stream's logits (B,C,L') at
+    the labels of its window; otherwise it is None.
     """
     L = batch["labels"].shape[2]
     kind = net.module if isinstance(net, DistributedDataParallel) else net
@@ -69,7 +69,7 @@ def logits_at_labels(net: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | Non
 
 
 def initialise(net: nn.Module, config: Config, stage: str) -> None:
-    """Starting weights of a training."""
+    """Load the initial weights for training."""
     if path := config.starting_checkpoint(stage):
         load(net, path, config, complete=False)
         return
@@ -79,7 +79,7 @@ def initialise(net: nn.Module, config: Config, stage: str) -> None:
 
 
 def weights_to_evaluate(command: Command, stage: str) -> Path:
-    """The checkpoint of --eval_only: the one typed as init, else the run's best, else the configured init."""
+    """The checkpoint for --eval_only: init from the command line, else the run's best.pt, else init from a file."""
     config = command.config
     init = (config.fine if stage == "fine" else config.coarse).init
     best = config.run_dir / stage / "checkpoints" / "best.pt"
@@ -88,12 +88,12 @@ def weights_to_evaluate(command: Command, stage: str) -> Path:
     if typed or configured:
         return Path(init)
     if not best.is_file():
-        raise InputError(f"{best}: no such checkpoint; train first, or name one with --{stage}.init")
+        raise InputError(f"{best}: no such checkpoint; train first, or set --{stage}.init")
     return best
 
 
 def load(net: nn.Module, path: Path, config: Config, *, complete: bool) -> None:
-    """`load_weights` for a stage's network; of one of both streams, the file may hold the Coarse one alone."""
+    """`load_weights` for the network of a stage. For a joint network, the file may contain only the Coarse stream."""
     weights = read_weights(path)
     if not isinstance(net, CoarseFineNet):
         load_weights(net, weights, complete=complete)
@@ -106,7 +106,7 @@ def load(net: nn.Module, path: Path, config: Config, *, complete: bool) -> None:
 
 
 def _load_fine_stream(net: FineNet, config: Config, *, complete: bool) -> None:
-    """The weights that `coarse.fine_init` names, for the Fine stream of a network of both."""
+    """Load the weights of `coarse.fine_init` into the Fine stream of a joint network."""
     path = config.fine_init
     if config.coarse.fine_init == FROM_SCRATCH and not complete:
         print("fine: starting from random weights")
@@ -117,11 +117,11 @@ def _load_fine_stream(net: FineNet, config: Config, *, complete: bool) -> None:
 
 
 def load_weights(net: nn.Module, weights: Weights, *, complete: bool) -> None:
-    """Give a network of one stream its weights, which may be part of a file that holds both.
+    """Load the weights of a single stream, from a file of this stream or of both.
 
     Args:
-        complete: every weight must come from the file, as for evaluation; otherwise a Fine stream or a Kinetics
-            file may start a Coarse stream.
+        complete: All weights must be in the file, as for evaluation. Otherwise a Fine stream or a Kinetics file may
+            initialise a Coarse stream.
     """
     path, stage = weights.path, "fine" if isinstance(net, FineNet) else "coarse"
     part = weights.of_stream(stage)
@@ -132,18 +132,18 @@ def load_weights(net: nn.Module, weights: Weights, *, complete: bool) -> None:
     elif stage == "coarse":
         report = load_matching(net, weights.tensors, path=path, may_be_fresh=_is_new_in_coarse)
     else:
-        raise CheckpointError(f"{path}: of stage {weights.stage}, where a checkpoint of stage {stage} is needed")
+        raise CheckpointError(f"{path}: a checkpoint of stage {weights.stage}, but stage {stage} is required")
     if complete and report.fresh:
         raise CheckpointError(
-            f"{path}: holds no {report.fresh[0]} and {len(report.fresh) - 1} others, so it can start a "
-            "training but not be evaluated; give a checkpoint of this network"
+            f"{path}: {report.fresh[0]} and {len(report.fresh) - 1} other tensors are missing, so it can initialise "
+            "training but cannot be evaluated; use a checkpoint of this network"
         )
-    fresh = f", {len(report.fresh)} tensors start fresh" if report.fresh else ""
-    neutral = f", {len(report.neutral)} that the file does without start neutral" if report.neutral else ""
-    left = f", {len(report.left)} of the file not used" if report.left else ""
+    fresh = f", {len(report.fresh)} newly initialised" if report.fresh else ""
+    neutral = f", {len(report.neutral)} absent from the file initialised to the identity" if report.neutral else ""
+    left = f", {len(report.left)} in the file unused" if report.left else ""
     print(f"{path}: {len(report.loaded)} tensors loaded{fresh}{neutral}{left}")
 
 
 def _is_new_in_coarse(name: str) -> bool:
-    """Whether a parameter of the Coarse stream has none in the Fine one to start from."""
+    """Whether a parameter of the Coarse stream has no counterpart in the Fine stream."""
     return name.startswith(("fusion", "logit_", "grid_"))

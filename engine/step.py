@@ -1,6 +1,6 @@
-"""One optimizer step: the gradients of a batch, by autocast, in parts and over all processes; then SGD.
+"""One SGD step: gradients with autocast, accumulated over the parts of a batch and averaged over processes.
 
-Learning rates are those of section 4.1: ten times higher for the fusion layers, lowered after given rounds.
+Learning rates follow section 4.1: ten times higher for the fusion layers, lowered at milestones.
 """
 
 import warnings
@@ -27,12 +27,12 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 class Step:
-    """Gradients of a batch, then an update of the weights by them.
+    """Computes the gradients of a batch and updates the weights.
 
     Attributes:
-        optimizer, scaler: what a checkpoint keeps beside the weights; the scaler is at work in fp16 only.
-        scores: the mAP of the clips trained on.
-        fine_loss_weight: of the Fine stream's loss beside the Coarse one's; None where one stream is trained.
+        optimizer, scaler: stored in checkpoints in addition to the weights; the scaler is only enabled for fp16.
+        scores: mAP of the training clips.
+        fine_loss_weight: weight of the Fine stream's loss relative to the Coarse stream's; None if only one is trained.
     """
 
     def __init__(self, net: nn.Module, config: Config, stage: str, device: torch.device) -> None:
@@ -45,19 +45,19 @@ class Step:
         self.autocast = torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.parallel: DistributedDataParallel | None = None
-        if distributed.size() > 1:  # every process keeps running statistics of its own
-            with warnings.catch_warnings():  # its successor would overwrite them at the start
+        if distributed.size() > 1:  # every process keeps its own running statistics
+            with warnings.catch_warnings():  # the option's replacement would overwrite them at the start
                 warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
                 self.parallel = DistributedDataParallel(net, broadcast_buffers=False)
 
     def gradients(self, batch: Batch) -> tuple[dict[str, float], int]:
-        """Gradients of the batch, summed over its parts as if it were one.
+        """Compute the gradients of the whole batch, accumulated over its parts.
 
-        Returns its losses over all processes, and the signal on which all of them stop (0: none).
+        Returns the losses over all processes, and the signal for which all of them stop (0: none).
         """
         self.optimizer.zero_grad(set_to_none=True)
         masks = [batch["mask"]] if self.fine_loss_weight is None else [batch["mask"], batch["fine_labels_mask"]]
-        mask_totals = [distributed.mean(mask.sum()) for mask in masks]  # as gradients, averaged over processes
+        mask_totals = [distributed.mean(mask.sum()) for mask in masks]  # averaged over processes, as gradients are
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         for part, share, is_last in parts_of(batch, self.accumulate):
             with nullcontext() if is_last or self.parallel is None else self.parallel.no_sync():
@@ -71,7 +71,7 @@ class Step:
         return dict(zip(sums, values, strict=True)), distributed.highest(requested())[0] if asked_any else 0
 
     def _losses(self, part: Batch, mask_totals: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits and losses of a part of a batch; those of the Fine stream, where it is trained too, by `fine_NAME`."""
+        """Logits and losses of a part of a batch; if the Fine stream is trained too, its losses are `fine_NAME`."""
         with self.autocast:
             logits, fine_logits = logits_at_labels(self.parallel or self.net, part)
         losses = loss_at_labels(logits, part["labels"], part["mask"], mask_total=mask_totals[0])
@@ -83,7 +83,7 @@ class Step:
         return logits, losses
 
     def update(self) -> None:
-        """New weights by the gradients."""
+        """Update the weights."""
         if self.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.net.parameters(), self.clip_grad)
@@ -92,9 +92,9 @@ class Step:
 
 
 def parts_of(batch: Batch, parts: int) -> Iterator[tuple[Batch, float, bool]]:
-    """A batch in interleaved parts of whole samples: each part, its share of the samples, and whether it is the last.
+    """Split a batch into interleaved parts; yields each part, its share of the samples, and whether it is the last.
 
-    Sample i is in part i mod `parts`, as in a norm with so many groups.
+    Sample i is in part i mod `parts`, as in a norm with that many groups.
     """
     samples = len(batch["videos"])
     parts = min(parts, samples)
@@ -103,14 +103,14 @@ def parts_of(batch: Batch, parts: int) -> Iterator[tuple[Batch, float, bool]]:
         yield part, len(part["videos"]) / samples, number == parts - 1
 
 
-def _rows(value: Any, rows: slice) -> Any:  # what a batch holds: tensors and lists, also in dictionaries
+def _rows(value: Any, rows: slice) -> Any:  # tensors, lists, and dictionaries of them
     return {key: _rows(item, rows) for key, item in value.items()} if isinstance(value, Mapping) else value[rows]
 
 
 def make_optimizer(net: nn.Module, stage: Stage, *, fusion_lr_factor: float = 1.0) -> SGD:
-    """SGD with momentum over two groups: parameters with `fusion` in their name, and all others.
+    """SGD with momentum and two parameter groups: those with `fusion` in their names, and all others.
 
-    Weight decay reaches every parameter, norms and biases included, as published.
+    Weight decay applies to all parameters, including norms and biases, as published.
     """
     named = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
     groups = [
@@ -126,5 +126,5 @@ def make_optimizer(net: nn.Module, stage: Stage, *, fusion_lr_factor: float = 1.
 
 
 def make_scheduler(optimizer: SGD, stage: Stage) -> MultiStepLR:
-    """A factor of `lr_decay` after each milestone; stepped once a round."""
+    """Multiply the learning rate by `lr_decay` at each milestone; stepped once per round."""
     return MultiStepLR(optimizer, milestones=stage.milestones, gamma=stage.lr_decay)

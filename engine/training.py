@@ -1,4 +1,4 @@
-"""A training stage, 1 or 3, from its configuration to its results: assembled, then trained or evaluated."""
+"""Training or evaluating stage 1 or 3."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from models import cpu_kernels
 
 
 def run_stage(command: Command, stage: str) -> None:
-    """Train stage "fine" (1) or "coarse" (3), or with --eval_only evaluate it."""
+    """Train stage "fine" (1) or "coarse" (3); with --eval_only, evaluate it."""
     device, config = set_up_process(command), command.config
     folder = writable(config.run_dir / stage, "--run.dir")
     annotations = read_annotations(config)
@@ -50,8 +50,8 @@ def run_stage(command: Command, stage: str) -> None:
     if not begin(trainer, config, stage):
         return
     print(
-        f"{stage}: {trainer.batches.batches_per_epoch} steps an epoch, at most {options.epochs} epochs, "
-        f"validation after every {options.round_epochs}; {sum(p.numel() for p in net.parameters()):,} parameters"
+        f"{stage}: {trainer.batches.batches_per_epoch} steps per epoch, at most {options.epochs} epochs, "
+        f"validation every {options.round_epochs} epochs; {sum(p.numel() for p in net.parameters()):,} parameters"
     )
     trainer.run()
     if distributed.is_main():
@@ -60,22 +60,22 @@ def run_stage(command: Command, stage: str) -> None:
 
 
 def begin(trainer: Trainer, config: Config, stage: str) -> bool:
-    """Continue the run that is in the folder, or start one; False where that one is finished."""
+    """Resume the run in the folder, or start a new one; False if it is already finished."""
     if config.run.resume == "auto" and (trainer.last.is_file() or previous(trainer.last).is_file()):
         trainer.resume()
         at = trainer.position
         if trainer.finished and not at.validation_due:
-            print(f"{trainer.last}: finished after {at.step} steps; --run.resume never starts again")
+            print(f"{trainer.last}: finished after {at.step} steps; to start again, use --run.resume never")
             return False
         print(f"{trainer.last}: continuing at epoch {at.epoch}, step {at.step}")
     else:
         initialise(trainer.net, config, stage)
         if distributed.is_main():
             results = (trainer.best, trainer.best.with_suffix(".safetensors"), trainer.folder / "metrics.json")
-            for path in (*results, previous(trainer.last)):  # of an earlier run, whose `last.pt` this one replaces
+            for path in (*results, previous(trainer.last)):  # from an earlier run, whose `last.pt` is replaced
                 path.unlink(missing_ok=True)
             shutil.rmtree(trainer.folder / "predictions", ignore_errors=True)
-        if distributed.rank():  # the first process draws as a single one would, the others otherwise
+        if distributed.rank():  # process 0 draws the same numbers as a single process
             torch.manual_seed(config.run.seed + distributed.rank())
     if distributed.is_main():
         save_yaml(config, trainer.folder / "config.yaml")

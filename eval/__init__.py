@@ -1,5 +1,5 @@
-"""Evaluation of per-frame activity detection: average precision, the rules by which results are published, and how far
-a score would move with other videos.
+"""Evaluation of per-frame activity detection: average precision, the evaluation rules of published results, and
+confidence intervals.
 
-numpy and scipy; of this project only `common` is imported here.
+Depends only on numpy, scipy and this project's `common`.
 """

@@ -1,26 +1,26 @@
-"""Bootstrap over videos: how far average precision would move with other videos of the same kind.
+"""Bootstrap over videos: confidence intervals of average precision for the choice of test videos.
 
-A resample draws as many videos as there are, with replacement (videos and not frames, since a video's frames depend
-on one another). It is scored as the data set in which every video stands as often as it was drawn, the copies one
-after another in the video's place: ties keep that order, as in `eval.average_precision`.
+A resample draws as many videos as the dataset has, with replacement. (Videos rather than frames, since the frames of a
+video are dependent.) It is scored as a dataset in which every video is repeated as often as it was drawn, with adjacent
+copies. Ties keep this order, as in `eval.average_precision`.
 
-Copies do not change which row comes before which, so rows are ranked once. Ranked rows of equal score and equal
-video form a group, which a video drawn m times brings m times in a row. With `before` rows and `hits` positives drawn
-ahead of a group of k rows and p positives, its j-th positive, in row i of the group, has in the group's c-th copy
-(from 0) the precision
+Copies do not change the order of rows, so rows are ranked only once. Ranked rows with equal score and video form a
+group, which is repeated m times in a row if the video is drawn m times. Let `before` rows and `hits` positives be drawn
+ahead of a group of k rows and p positives. In the group's c-th copy (from 0), its j-th positive, in row i of the group,
+has the precision
 
     (hits + c p + j) / (before + c k + i)
 
-and AP is the mean over all copies of all positives, exactly that of the repeated data set. `before`, for all groups
-with positives and all resamples, is one sparse product (which video's rows lie between two such groups) and a
-running sum.
+and AP is the mean over all copies of all positives, which is exactly the AP of the repeated dataset. For all groups
+with positives and all resamples, `before` is computed by a sparse product (each video's rows between two such groups)
+and a cumulative sum.
 
-The AP of few videos is on average higher than that of many, and resamples, in which videos repeat, show the same: their
-values lie to the right of the data set's own. Against the spread of one class that is little, and percentile intervals
-serve. A mean over classes has a small spread and keeps the shift, so it has a basic interval, which is the percentile
-interval mirrored at the value. In 60 simulated test sets of Charades' size (157 classes, 9 to 370 videos each), the AP
-over endlessly many videos lay in 92% of the percentile and 89% of the basic intervals of a class, for mAP in 41% and
-77%, for the difference of two detectors' mAP in 88% and 93%. Sources: Efron & Tibshirani, An Introduction to the
+The AP of few videos is higher on average than that of many. Resamples, which repeat videos, show the same bias: their
+values tend to exceed that of the dataset. For a single class the bias is small compared to the spread, and percentile
+intervals suffice. A mean over classes has a smaller spread but the same bias, so it uses a basic interval: the
+percentile interval mirrored at the value. In 60 simulated test sets of Charades' size (157 classes, 9 to 370 videos
+each), the coverage of the AP over infinitely many videos was 92% (percentile) and 89% (basic) for a class, 41% and 77%
+for mAP, and 88% and 93% for the difference of two detectors' mAP. Sources: Efron & Tibshirani, An Introduction to the
 Bootstrap, 1993, chapter 13 (percentile); Davison & Hinkley, Bootstrap Methods and their Application, 1997, chapter 5
 (basic).
 """
@@ -33,13 +33,13 @@ from scipy.sparse import csr_array
 
 from eval.average_precision import descending
 
-_RESAMPLES_AT_ONCE = 128  # a count matrix of 1,863 videos then is 2 MB: it stays in the processor's cache
-_VALUES_AT_ONCE = 1 << 22  # of a (positives, resamples) block: 32 MiB
+_RESAMPLES_AT_ONCE = 128  # the counts of 1,863 videos take 2 MB and stay in the CPU cache
+_VALUES_AT_ONCE = 1 << 22  # in a (positives, resamples) block: 32 MiB
 LEVEL = 0.95
 
 
 def draw_counts(num_videos: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each resample draws each video: (V,B) float64 whole numbers, every column sums to V."""
+    """How often each resample draws each video: (V,B) integers as float64; every column sums to V."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(num_videos, np.full(num_videos, 1 / num_videos), size=resamples).T.astype(np.float64)
 
@@ -47,9 +47,9 @@ def draw_counts(num_videos: int, resamples: int, seed: int) -> np.ndarray:
 def resampled_ap(
     scores: Sequence[np.ndarray], labels: Sequence[np.ndarray], counts: np.ndarray
 ) -> Iterator[np.ndarray]:
-    """AP (B,) of class 0, 1, ... in all resamples; NaN where a resample has no positive of the class.
+    """Yield the AP (B,) of class 0, 1, ... in all resamples; NaN if a resample has no positives of the class.
 
-    scores, labels: one (F_v,C) for each of V videos, ranked together; no NaN. counts: (V,B), see `draw_counts`.
+    scores, labels: (F_v,C) for each of V videos, ranked together, without NaN. counts: (V,B), see `draw_counts`.
     """
     if not len(scores) == len(labels) == len(counts):
         raise ValueError(f"{len(scores)} videos' scores, {len(labels)} videos' labels, counts of {len(counts)} videos")
@@ -67,7 +67,7 @@ def resampled_ap(
 
 
 def percentile_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(low, high), 95%, over the first axis of a statistic's resamples (B,...), of those that are not NaN."""
+    """95% interval (low, high) over the first axis of resamples (B,...), ignoring NaN."""
     tail = (1 - LEVEL) / 2
     defined = ~np.isnan(values).all(axis=0)
     ends = np.full((2, *values.shape[1:]), np.nan)
@@ -76,13 +76,13 @@ def percentile_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def basic_interval(value: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(low, high), 95%, of a statistic (...) with resamples (B,...): the percentile interval mirrored at the value."""
+    """95% interval (low, high) of a statistic (...) with resamples (B,...): the percentile interval mirrored at it."""
     low, high = percentile_interval(values)
     return 2 * value - high, 2 * value - low
 
 
 class Sampled(NamedTuple):
-    """A statistic of the videos, and its values in the resamples; fractions, NaN where undefined."""
+    """A statistic of the videos and its values in the resamples, as fractions; NaN if undefined."""
 
     value: np.ndarray  # () or (C,)
     resamples: np.ndarray  # (B,) or (B,C)
@@ -90,7 +90,7 @@ class Sampled(NamedTuple):
     is_difference: bool = False
 
     def minus(self, other: Self) -> Self:
-        """The paired difference: resample by resample, since all drew the same videos."""
+        """The paired difference of statistics with the same resamples."""
         return self._replace(
             value=self.value - other.value, resamples=self.resamples - other.resamples, is_difference=True
         )
@@ -99,12 +99,12 @@ class Sampled(NamedTuple):
         return self._replace(value=self.value[c], resamples=self.resamples[:, c])
 
     def mean(self, classes: Sequence[int]) -> tuple[float, np.ndarray]:
-        """The mean over some classes in percent: the value, and those of the resamples (B,)."""
+        """The mean over `classes` in percent: its value, and its values in the resamples (B,)."""
         value, resamples = self.value[list(classes)], self.resamples[:, list(classes)]
         return 100 * float(np.nanmean(value)), 100 * np.nanmean(resamples, axis=1)
 
     def interval(self) -> tuple[np.ndarray, np.ndarray]:
-        """(low, high), 95%: of a mean over classes a basic interval, of a class a percentile one."""
+        """95% interval (low, high): basic for a mean over classes, percentile for a single class."""
         if not self.is_mean:
             return percentile_interval(self.resamples)
         low, high = basic_interval(self.value, self.resamples)
@@ -115,17 +115,17 @@ class Sampled(NamedTuple):
 class _Ranking(NamedTuple):
     """The ranked rows of one class: Q groups with positives, P positives in them, V videos."""
 
-    gaps: csr_array  # (Q,V) rows of each video between a group and the one before
+    gaps: csr_array  # (Q,V) rows of each video between a group and the previous one
     video: np.ndarray  # (Q,) of each group
     rows: np.ndarray  # (Q,) k
     positives: np.ndarray  # (Q,) p
     group: np.ndarray  # (P,) of each positive, ascending
     row: np.ndarray  # (P,) i, its row in the group, from 1
-    number: np.ndarray  # (P,) j, its number among the group's positives, from 1
+    number: np.ndarray  # (P,) j, its index among the group's positives, from 1
 
 
 def _rank(scores: np.ndarray, labels: np.ndarray, videos: np.ndarray, num_videos: int) -> _Ranking | None:
-    """Rank the rows (N,) of one class; None where none is positive. `videos` (N,) is ascending."""
+    """Rank the rows (N,) of one class; None without positives. `videos` (N,) must be ascending."""
     order = descending(scores)
     scores, videos = scores[order], videos[order]
     hits = np.flatnonzero(labels[order])
@@ -161,7 +161,7 @@ def _part_ap(ranking: _Ranking, counts: np.ndarray) -> np.ndarray:
     precision = np.where(copies > 0, hits / rank, 0).sum(axis=0)
     hits, rank, copies, copy = hits.ravel(), rank.ravel(), copies.ravel(), 1
     again = np.flatnonzero(copies > copy)
-    while len(again):  # few are drawn a second time, fewer a third
+    while len(again):  # few are drawn twice, even fewer three times
         positive, resample = np.divmod(again, counts.shape[1])
         further_hits = hits[again] + copy * ranking.positives[group[positive]]
         further_rank = rank[again] + copy * ranking.rows[group[positive]]

@@ -1,13 +1,13 @@
-"""The official Charades evaluation of localization (`Charades_v1_localize`), rule "official" of this project.
+"""The official Charades localization metric (`Charades_v1_localize`), called rule "official" in this project.
 
-Frame j of 1..25 stands for time (j-1)/25 * length, and an action is present there iff start <= time <= end. All
-videos of the ground truth count: a (video, frame) without a line in the submission scores -inf. Per class the
-frames are ranked by score, ties in the ground truth's order; mAP is the plain mean of the classes' AP and wAP the
-mean weighted by their positives. Both are undefined where a class has no positives.
+Frame j of 1..25 is at time (j-1)/25 * length, and an action is present there iff start <= time <= end. All videos
+of the ground truth are scored: a (video, frame) without a line in the submission scores -inf. For each class, frames
+are ranked by score, with ties in the order of the ground truth. mAP is the mean AP over classes, and wAP the mean
+weighted by their numbers of positives. Both are undefined if a class has no positives.
 
     python -m eval.charades_localize PREDICTIONS GROUND_TRUTH_CSV
 
-PREDICTIONS is a submission, or the scores that the published code writes (`eval.published_scores`).
+PREDICTIONS is a submission, or a file of scores from the published code (`eval.published_scores`).
 """
 
 import csv
@@ -29,7 +29,7 @@ from eval.submission import CHARADES_CLASSES, FRAMES_PER_VIDEO, read_predictions
 
 
 class Truth(NamedTuple):
-    """What is known of one video: its actions [(class from 0, start, end)] and its length, all times in seconds."""
+    """Ground truth of one video: its actions [(class from 0, start, end)] and its length, all times in seconds."""
 
     actions: Sequence[tuple[int, float, float]]
     length: float
@@ -37,23 +37,23 @@ class Truth(NamedTuple):
 
 @dataclass(frozen=True)
 class Localization:
-    """Result of the official rule, as fractions; None stands for undefined."""
+    """Result of the official rule, as fractions; None if undefined."""
 
     AP: np.ndarray  # (C,) float64, NaN for a class without positives
     mAP: float | None  # noqa: N815 (the field's names)
     wAP: float | None  # noqa: N815
     mAP_defined: float | None  # noqa: N815  mean over the classes that have positives
     classes_without_positives: list[int]
-    missing_frames: int  # (video, frame) pairs of the ground truth without a line: they score -inf
-    unknown_videos: list[str]  # predicted, but not in the ground truth: ignored
+    missing_frames: int  # (video, frame) pairs of the ground truth without a line; scored -inf
+    unknown_videos: list[str]  # predicted, but not in the ground truth; ignored
 
 
 def read_ground_truth(path: str | Path, num_classes: int | None = None) -> dict[str, Truth]:
-    """{video id: Truth} of an official CSV (columns id, actions, length among others), in the file's order.
+    """Read an official CSV (columns id, actions, length and others) as {video id: Truth}, in the order of the file.
 
-    Raises InputError naming the video for what cannot be read, for an id that occurs twice and, with `num_classes`,
-    for a class outside 0..num_classes-1. An end before the start or beyond the length is no error: the real
-    Charades has both.
+    Raises InputError with the video id for malformed rows, duplicate ids and, with `num_classes`, classes outside
+    0..num_classes-1. Actions that end before they start or beyond the length are accepted, since Charades contains
+    both.
     """
     truth: dict[str, Truth] = {}
     try:
@@ -75,7 +75,7 @@ def read_ground_truth(path: str | Path, num_classes: int | None = None) -> dict[
 
 
 def _truth_of(row: Mapping[str, str | None], place: str) -> Truth:
-    """One CSV row: actions as `c077 12.10 18.00;c079 11.80 17.30`, length in seconds."""
+    """Parse a CSV row: actions as `c077 12.10 18.00;c079 11.80 17.30`, length in seconds."""
     actions = []
     for text in filter(str.strip, (row["actions"] or "").split(";")):
         try:
@@ -96,7 +96,7 @@ def _truth_of(row: Mapping[str, str | None], place: str) -> Truth:
 
 
 def check_classes(truth: Mapping[str, Truth], num_classes: int, source: str | Path) -> None:
-    """Raise InputError naming the first video with a class outside 0..num_classes-1."""
+    """Raise InputError for the first video with a class outside 0..num_classes-1."""
     for video, (actions, _) in truth.items():
         for name, _, _ in actions:
             if not 0 <= name < num_classes:
@@ -104,7 +104,7 @@ def check_classes(truth: Mapping[str, Truth], num_classes: int, source: str | Pa
 
 
 def frame_labels(actions: Sequence[tuple[int, float, float]], length: float, num_classes: int) -> np.ndarray:
-    """Labels (25, C) bool of a video at its 25 frames; both ends of an action belong to it."""
+    """Boolean labels (25, C) of a video at its 25 frames; both ends of an action are included."""
     times = np.arange(FRAMES_PER_VIDEO) / FRAMES_PER_VIDEO * length
     labels = np.zeros((FRAMES_PER_VIDEO, num_classes), bool)
     for name, start, end in actions:
@@ -115,16 +115,16 @@ def frame_labels(actions: Sequence[tuple[int, float, float]], length: float, num
 def rows(
     predictions: Mapping[str, np.ndarray], truth: Mapping[str, Truth], num_classes: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Scores and labels, (25,C) for each video of `truth`, as the rule ranks them."""
+    """Scores and labels, (25,C) for each video of `truth`, in ranking order for ties."""
     if not truth:
-        raise InputError("the ground truth names no video")
+        raise InputError("the ground truth contains no videos")
     absent = np.full((FRAMES_PER_VIDEO, num_classes), -np.inf)
     scores = [predictions.get(video, absent) for video in truth]
     return scores, [frame_labels(actions, length, num_classes) for actions, length in truth.values()]
 
 
 def localize(predictions: Mapping[str, np.ndarray], truth: Mapping[str, Truth], num_classes: int) -> Localization:
-    """Score {video id: (25, C)}; the order of `truth` decides between ties."""
+    """Score {video id: (25, C)}. Ties are ranked in the order of `truth`."""
     scores, labels = rows(predictions, truth, num_classes)
     ap = average_precision(scores, labels)
     positives = np.sum([video_labels.sum(0) for video_labels in labels], axis=0)
@@ -142,11 +142,11 @@ def localize(predictions: Mapping[str, np.ndarray], truth: Mapping[str, Truth], 
 
 
 def read_scores(path: str | Path, truth: Mapping[str, Truth], num_classes: int | None = None) -> dict[str, np.ndarray]:
-    """{video id: scores (25,C)} of a submission, or of the file that the published code writes.
+    """Read {video id: scores (25,C)} from a submission, or from a file of scores written by the published code.
 
     Raises:
-        InputError: for what cannot be read, and for the published form with other than Charades' 157 classes against
-            a ground truth of Charades.
+        InputError: for malformed files, and for scores of the published code with a number of classes other than 157
+            if the ground truth is Charades.
     """
     if not is_published(path):
         return read_predictions(path, num_classes)
@@ -157,7 +157,7 @@ def read_scores(path: str | Path, truth: Mapping[str, Truth], num_classes: int |
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print mAP and wAP of a submission; 1 with one line on stderr where a file cannot be scored."""
+    """Print the mAP and wAP of a submission; returns 1 after a one-line error if a file cannot be scored."""
     parser = Parser(
         prog="python -m eval.charades_localize", description="Official Charades localization scores of a submission."
     )
@@ -172,13 +172,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def print_scores(predictions_file: str, ground_truth: str, num_classes: int | None) -> None:
-    """Score a file; without `num_classes` it says itself how many scores a line has."""
+    """Score a file. By default, the number of classes is taken from the file."""
     truth = read_ground_truth(ground_truth)
     predictions = read_scores(predictions_file, truth, num_classes)
     num_classes = next(iter(predictions.values())).shape[1]
     check_classes(truth, num_classes, ground_truth)
     result = localize(predictions, truth, num_classes)
-    print(f"{len(truth)} videos, {num_classes} classes, {FRAMES_PER_VIDEO} frames a video")
+    print(f"{len(truth)} videos, {num_classes} classes, {FRAMES_PER_VIDEO} frames per video")
     if result.missing_frames:
         print(f"{result.missing_frames} of {len(truth) * FRAMES_PER_VIDEO} frames have no prediction: -inf")
     if unknown := result.unknown_videos:

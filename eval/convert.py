@@ -1,9 +1,9 @@
-"""Localization scores from the published code's form to a submission and back; the scores keep their digits.
+"""Convert localization scores between the published code's format and submissions. Scores keep all their digits.
 
     python -m eval.convert localize_corr_v1.csv Charades_v1_test.csv official.txt
     python -m eval.convert official.txt Charades_v1_test.csv scores.csv
 
-The form of the first file decides the direction. `eval.published_scores` and `eval.submission` describe both forms.
+The format of the first file determines the direction. See `eval.published_scores` and `eval.submission` for both.
 """
 
 import sys
@@ -18,17 +18,17 @@ from eval.submission import predictions_of, submission_lines
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Convert; 1 with one line on stderr where a file cannot be converted."""
+    """Convert a file; returns 1 after a one-line error if it cannot be converted."""
     parser = Parser(prog="python -m eval.convert", description=__doc__)
     parser.add_argument("scores", type=Path, help="the published code's scores, or a submission")
     parser.add_argument("ground_truth", type=Path, help="official CSV of the scored videos, for their durations")
-    parser.add_argument("output", type=Path, help="file to write, in the other form")
+    parser.add_argument("output", type=Path, help="output file, in the other format")
     args = parser.parse_args(argv)
     return exit_status("convert", lambda: convert(args.scores, args.ground_truth, args.output))
 
 
 def convert(scores: Path, ground_truth: Path, output: Path) -> None:
-    """Write the file in the other form, and say how much of it there is."""
+    """Write the file in the other format, and print the numbers of frames and videos."""
     durations = {video: truth.length for video, truth in read_ground_truth(ground_truth).items()}
     check_outputs([output], inputs=[scores, ground_truth])
     published = is_published(scores)
@@ -40,7 +40,7 @@ def convert(scores: Path, ground_truth: Path, output: Path) -> None:
     if unknown:
         raise InputError(
             f"{scores}: video {unknown[0]} and {len(unknown) - 1} others are not in the ground truth; "
-            "give the annotations that have all its videos"
+            "use annotations that contain all its videos"
         )
     predictions_of(scores, lines)  # checks every line
     with written_whole(output) as partial, partial.open("w", encoding="utf-8") as file:

@@ -1,15 +1,15 @@
-"""Dense per-frame average precision, rule "dense": how results on MultiTHUMOS are given.
+"""Dense per-frame average precision, rule "dense", the metric reported on MultiTHUMOS.
 
-All steps of all videos are ranked together, each step once, so a long video weighs more than a short one; one AP a
-class, and the plain mean over classes, in which a class without positives counts as 0. A step is positive for a class
-iff an action of it has start < time of the step < end, both strict (as the labels that the networks learn). Source:
-the average precision meter (torchnet's APMeter) of the published super-event and TGM code, which this paper's
-MultiTHUMOS results are compared with; its order between equal scores is not fixed, here it is that of the rows.
-`mAP_frames` of a stage's metrics is this rule over every frame of the videos of at least `data.min_frames`; with
-`eval.save_frames` the stage also writes predictions/dense.npz, every frame of every video.
+All steps of all videos are ranked together, so long videos weigh more than short ones. mAP is the mean AP over classes,
+where classes without positives count as 0. A step is positive for a class iff an action of this class has
+start < time of the step < end, both strict (like the training labels). Source: the average precision meter (torchnet's
+APMeter) in the published super-event and TGM code, with which this paper's MultiTHUMOS results are compared. That meter
+has no fixed order for ties; here, ties keep the order of the rows. In a stage's metrics, `mAP_frames` is this rule on
+every frame of the videos with at least `data.min_frames` frames. With `eval.save_frames`, the stage also writes
+predictions/dense.npz with every frame of every video.
 
-Predictions are kept as an .npz file: for each video `<id>`, scores (F,C), and as an option `<id>/seconds`, times (F,)
-of the steps; without it step k of F is at k/F of the video's length.
+Predictions are stored as an .npz file: scores (F,C) as `<id>` for each video, and optionally the times (F,) of the
+steps as `<id>/seconds`. Without times, step k of F is at k/F of the video's length.
 """
 
 import zipfile
@@ -29,14 +29,14 @@ SECONDS = "/seconds"
 
 
 class Steps(NamedTuple):
-    """Predictions of one video: scores (F,C), and the times (F,) of its steps in seconds unless evenly spread."""
+    """Predictions of one video: scores (F,C), and the times (F,) of its steps in seconds unless evenly spaced."""
 
     scores: np.ndarray
     seconds: np.ndarray | None = None
 
 
 def step_labels(actions: Sequence[tuple[int, float, float]], times: np.ndarray, num_classes: int) -> np.ndarray:
-    """Labels (F,C) bool at `times` (F,); neither end of an action belongs to it."""
+    """Boolean labels (F,C) at `times` (F,); both ends of an action are excluded."""
     labels = np.zeros((len(times), num_classes), bool)
     for name, start, end in actions:
         labels[:, name] |= (start < times) & (times < end)
@@ -46,9 +46,9 @@ def step_labels(actions: Sequence[tuple[int, float, float]], times: np.ndarray, 
 def rows(
     predictions: Mapping[str, Steps], truth: Mapping[str, Truth], num_classes: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Scores and labels (F,C) for each video of `truth`, as the rule ranks them (`eval.per_frame.frame_ap`).
+    """Scores and labels (F,C) for each video of `truth`, as input of `eval.per_frame.frame_ap`.
 
-    Every one must have predictions; others are ignored.
+    All of them must have predictions; those of other videos are ignored.
     """
     missing = [video for video in truth if video not in predictions]
     if missing or not truth:
@@ -65,9 +65,9 @@ def rows(
 
 
 def read_steps(path: str | Path, videos: Collection[str] | None = None) -> dict[str, Steps]:
-    """{video id: Steps} of an .npz file; with `videos`, of these alone, as far as it has them.
+    """Read {video id: Steps} from an .npz file; with `videos`, only those of them that it contains.
 
-    Raises InputError for anything but arrays as the module's docstring says.
+    Raises InputError for files that do not have the format described in the module docstring.
     """
     try:
         with np.load(path) as file:
@@ -79,7 +79,7 @@ def read_steps(path: str | Path, videos: Collection[str] | None = None) -> dict[
         name: Steps(array, arrays.get(name + SECONDS)) for name, array in arrays.items() if not name.endswith(SECONDS)
     }
     if not predictions and videos is None:
-        raise InputError(f"{path}: no predictions; it holds an array (steps, classes) for each video")
+        raise InputError(f"{path}: contains no predictions; expected an array (steps, classes) per video")
     first_shape: tuple[int, ...] | None = None
     for video, (scores, seconds) in predictions.items():
         place = f"{path}: video {video}"
@@ -87,18 +87,18 @@ def read_steps(path: str | Path, videos: Collection[str] | None = None) -> dict[
             raise InputError(f"{place}: an array of {scores.dtype} {scores.shape}, not scores (steps, classes)")
         first_shape = first_shape or scores.shape
         if scores.shape[1] != first_shape[1]:
-            raise InputError(f"{place}: {scores.shape[1]} scores a step where the first video has {first_shape[1]}")
+            raise InputError(f"{place}: {scores.shape[1]} scores per step, but the first video has {first_shape[1]}")
         if np.isnan(scores).any():
-            raise InputError(f"{place}: a score is NaN")
+            raise InputError(f"{place}: contains NaN scores")
         if seconds is not None and (seconds.shape != scores.shape[:1] or not np.isfinite(seconds).all()):
-            raise InputError(f"{place}: its {SECONDS[1:]} are not {len(scores)} finite times")
+            raise InputError(f"{place}: {SECONDS[1:]} must be {len(scores)} finite times")
     return predictions
 
 
 def write_steps(path: str | Path, predictions: Mapping[str, Steps]) -> None:
-    """Write {video id: Steps} as an .npz file, which appears under its name only when complete."""
+    """Write {video id: Steps} as an .npz file, atomically."""
     with written_whole(Path(path)) as partial, zipfile.ZipFile(partial, "w") as archive:
-        for video, (scores, seconds) in predictions.items():  # not np.savez, which takes no video of the name "file"
+        for video, (scores, seconds) in predictions.items():  # np.savez does not allow the name "file"
             for name, array in ((video, scores), (video + SECONDS, seconds)):
                 if array is not None:
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as file:

@@ -1,12 +1,12 @@
-"""Scores a detector over a set of videos by both rules, from the submission files that it writes.
+"""Scoring a detector on a set of videos, from the submission files that it writes.
 
-Videos are added in any order, by any process; what is kept of each is plain numpy. `finish` writes
+Videos can be added in any order, by any process; their scores are kept as numpy arrays. `finish` writes
 
     predictions/official.txt   every video, at the official frames
-    predictions/released.txt   videos of at least `min_frames` frames, at the frames of rule "released"
-    predictions/dense.npz      every video, at all frames; with `save_frames` only
+    predictions/released.txt   videos with at least `min_frames` frames, at the frames of rule "released"
+    predictions/dense.npz      every video, at all frames; only with `save_frames`
 
-reads them back and scores what it read, so that the metrics are those of the files.
+and computes the metrics from the text files read back, so that they agree with the files.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from eval.submission import read_predictions, write_predictions
 
 
 class VideoScores(NamedTuple):
-    """What is kept of one video; scores are float32, labels bool. `frames` are none where these are not scored."""
+    """Scores (float32) and labels (bool) of one video. `frames` is empty unless all frames are scored."""
 
     official: np.ndarray  # (25,C) probabilities at the official frames
     released: np.ndarray  # (F,C), F <= 25, at the frames of rule "released"
@@ -36,15 +36,15 @@ class VideoScores(NamedTuple):
 
 @dataclass(kw_only=True)
 class DetectionEvaluator:
-    """Collects per-frame probabilities video by video; `finish` turns them into files and metrics.
+    """Collects per-frame probabilities of videos; `finish` writes the files and computes the metrics.
 
     num_classes: C.
-    truth: of the test videos, by id. Its order is the order of the files and decides between equal scores.
-    min_frames: shorter videos are left out of rule "released" and of `mAP_frames`, never of rule "official".
-    all_frames: also score all valid frames, as the published stage 1 and rule "dense" (keeps 5 C bytes a frame).
-    save_frames: with `all_frames`, also write their scores (4 C bytes a frame).
+    truth: ground truth of the test videos by id. Its order defines the order of the files and of ties.
+    min_frames: shorter videos are excluded from rule "released" and `mAP_frames`, but not from rule "official".
+    all_frames: also score all valid frames, as in the published stage 1 and rule "dense" (5 C bytes per frame).
+    save_frames: with `all_frames`, also write their scores (4 C bytes per frame).
 
-    To evaluate in several processes, give each its own evaluator and join them with `videos.update(other.videos)`.
+    To evaluate in several processes, use one evaluator per process and merge them with `videos.update(other.videos)`.
     """
 
     num_classes: int
@@ -58,10 +58,10 @@ class DetectionEvaluator:
         check_classes(self.truth, self.num_classes, "ground truth")
 
     def add(self, video: str, probabilities: np.ndarray, labels: np.ndarray, *, num_frames: int) -> None:
-        """Keep what is scored of one video.
+        """Add the scores of one video.
 
-        probabilities, labels: (L,C) at the video's L valid label frames, without padding; labels 0/1 by the labels'
-        own rule (they serve rule "released"). num_frames: n >= L, all frames of the video.
+        probabilities, labels: (L,C) at the video's L valid label frames, without padding; labels 0/1 as in training
+        (used for rule "released"). num_frames: n >= L, the number of frames in the video.
         """
         probabilities, labels = np.asarray(probabilities), np.asarray(labels)
         L = len(probabilities)
@@ -73,7 +73,7 @@ class DetectionEvaluator:
         if video in self.videos:
             raise ValueError(f"video {video} was added twice")
         if np.isnan(probabilities).any():
-            raise InputError(f"video {video}: the network predicts NaN; its weights or input are not finite")
+            raise InputError(f"video {video}: the network outputs NaN; its weights or inputs are not finite")
 
         probabilities, labels = probabilities.astype(np.float32, copy=False), labels != 0
         chosen, kept = released_frames(L), slice(L if self.all_frames else 0)
@@ -87,12 +87,12 @@ class DetectionEvaluator:
         )
 
     def finish(self, folder: str | Path) -> dict[str, object]:
-        """Write both files below `folder`/predictions and return the metrics; the evaluator is then empty again.
+        """Write the files to `folder`/predictions, return the metrics, and clear the evaluator.
 
-        Metrics are fractions, None where undefined, never NaN; `AP_*` are lists over the classes.
+        Metrics are fractions, or None (never NaN) if undefined; `AP_*` are lists over the classes.
         """
         if not self.videos:
-            raise InputError("no video was evaluated; are there test videos with frames?")
+            raise InputError("no videos were evaluated; are there test videos with frames?")
         predictions = Path(folder) / "predictions"
         rank = {video: position for position, video in enumerate(self.truth)}
         order = sorted(self.videos, key=lambda video: (rank.get(video, len(rank)), video))  # unknown ones last, by id
@@ -142,5 +142,5 @@ class DetectionEvaluator:
 
 
 def _nullable(ap: np.ndarray) -> list[float | None]:
-    """AP (C,) as JSON takes it: None for NaN."""
+    """Convert AP (C,) for JSON: NaN becomes None."""
     return [None if np.isnan(value) else float(value) for value in ap]

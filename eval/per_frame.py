@@ -1,7 +1,7 @@
-"""Which frames of a video are scored, and AP over frames as the published code prints it (rule "released").
+"""The scored frames of a video, and the per-frame AP printed by the published code (rule "released").
 
-The published stage 3 takes every int(L/25)-th of the L valid frames from the second one on, the first 25 of them;
-its stage 1 takes all L. In both a class without positives counts as AP 0.
+The published stage 3 scores every int(L/25)-th of the L valid frames, starting at the second one, up to 25 frames;
+stage 1 scores all L frames. In both, classes without positives count as AP 0.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from eval.submission import FRAMES_PER_VIDEO
 
 
 def released_frames(num_frames: int) -> np.ndarray:
-    """Indices (F,) of the frames that rule "released" scores among L = `num_frames` valid ones: [1 :: int(L/25)][:25].
+    """Indices (F,) of the frames scored by rule "released", of L = `num_frames` valid ones: [1 :: int(L/25)][:25].
 
-    F = 25 for L > 25. The published rule fails below 25 frames (a step of 0): here the step is at least 1, which
-    leaves frames 1..L-1, and a single frame is scored itself, so that every video counts.
+    F = 25 for L > 25. The published rule fails for fewer than 25 frames (step 0). Here, the step is at least 1, which
+    selects frames 1..L-1, and a single frame is scored itself, so that every video is included.
     """
     if num_frames < 1:
         raise ValueError(f"a video needs at least one valid frame, not {num_frames}")
@@ -26,10 +26,10 @@ def released_frames(num_frames: int) -> np.ndarray:
 
 
 def official_frames(video_frames: int, num_frames: int) -> np.ndarray:
-    """Indices (25,) of the label frames that stand for the official frames 1..25.
+    """Indices (25,) of the label frames used as the official frames 1..25.
 
-    Official frame j is at (j-1)/25 of the video, its frame floor((j-1) n / 25) with n = `video_frames`. The labels
-    end after L = `num_frames` <= n frames (10 floor(n/10)): the last of them stands for what is beyond.
+    Official frame j is at (j-1)/25 of the video, its frame floor((j-1) n / 25) with n = `video_frames`. Labels exist
+    for L = `num_frames` <= n frames (10 floor(n/10)); the last one is used beyond their end.
     """
     if video_frames < 1 or num_frames < 1:
         raise ValueError(f"a video needs at least one frame, not {video_frames} with {num_frames} valid")
@@ -37,9 +37,9 @@ def official_frames(video_frames: int, num_frames: int) -> np.ndarray:
 
 
 def frame_ap(scores: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
-    """AP (C,) over the frames of all videos, scores and labels a (F_i,C) each, and their mean.
+    """AP (C,) over the frames of all videos, with scores and labels (F_i,C) per video, and the mean AP.
 
-    A class without positives has AP NaN and counts as 0 in the mean, as in the published code.
+    Classes without positives have AP NaN and count as 0 in the mean, as in the published code.
     """
     ap = average_precision(list(scores), list(labels))
     return ap, float(np.nan_to_num(ap).mean())

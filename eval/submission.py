@@ -1,7 +1,7 @@
-"""The submission file of the Charades localization task: one line `id frame score score ...` per video and frame.
+"""Submission files of the Charades localization task: one line `id frame score score ...` per video and frame.
 
-Frames are 1..25. As in the official evaluation, a file that numbers them from 0 is shifted by one, and one score
-too many (a 158th for Charades' 157 classes) is ignored. A line that is absent scores -inf.
+Frames are numbered 1..25. As in the official evaluation, a file with frames from 0 is shifted by one, and one extra
+score (the 158th for Charades' 157 classes) is ignored. Missing lines score -inf.
 """
 
 import codecs
@@ -22,25 +22,25 @@ CHARADES_CLASSES = 157
 
 
 class Line(NamedTuple):
-    """The scores of a video's frame, as a file has them."""
+    """The scores of one video frame, as in the file."""
 
-    number: int  # of the line, from 1
+    number: int  # line number, from 1
     video: str
     frame: int  # 1..25
-    scores: str  # with single spaces between them
+    scores: str  # separated by single spaces
 
 
 def read_predictions(path: str | Path, num_classes: int | None = None) -> dict[str, np.ndarray]:
-    """{video id: scores (25, C) float64} of a submission, plain or gzipped; frames without a line are -inf.
+    """Read {video id: scores (25, C) float64} from a submission, plain or gzipped; missing frames are -inf.
 
-    Without `num_classes` the first line decides, 158 scores meaning Charades' 157 and one to ignore.
-    Raises InputError, naming the line, for anything but complete lines of numbers, one per video and frame.
+    By default, the first line defines the number of classes; 158 scores mean 157 classes of Charades and one to ignore.
+    Raises InputError with the line number unless every line is complete, numeric and unique per video and frame.
     """
     return predictions_of(path, submission_lines(path, num_classes), num_classes)
 
 
 def submission_lines(path: str | Path, num_classes: int | None = None) -> list[Line]:
-    """The lines of a submission, at least one, with frames from 1 and without a score too many."""
+    """Read the lines of a submission (at least one), with frames from 1 and without an extra score."""
     lines: list[Line] = []
     for number, text in numbered_lines(path):
         try:
@@ -50,7 +50,7 @@ def submission_lines(path: str | Path, num_classes: int | None = None) -> list[L
             if len(scores) == num_classes + 1:
                 scores.pop()
             lines.append(Line(number, video.decode(), int(frame), b" ".join(scores).decode()))
-        except ValueError as error:  # also what is not UTF-8
+        except ValueError as error:  # also raised for invalid UTF-8
             raise InputError(f"{path}:{number}: not of the form `id frame score score ...` ({error})") from None
     if not lines:
         raise InputError(f"{path}: no predictions; each line is `id frame score score ...`")
@@ -58,16 +58,16 @@ def submission_lines(path: str | Path, num_classes: int | None = None) -> list[L
     counted = range(first, first + FRAMES_PER_VIDEO)
     for line in lines:
         if line.frame not in counted:
-            said = f"{first}..{counted[-1]}, since the file counts from {first}"
+            said = f"{first}..{counted[-1]} (the file numbers frames from {first})"
             raise InputError(f"{path}:{line.number}: frame {line.frame} of video {line.video} is outside {said}")
     return [line._replace(frame=line.frame + 1 - first) for line in lines]
 
 
 def predictions_of(path: str | Path, lines: Sequence[Line], num_classes: int | None = None) -> dict[str, np.ndarray]:
-    """{video id: scores (25, C) float64} of a file's lines, at least one; frames without a line are -inf.
+    """Convert the lines of a file (at least one) to {video id: scores (25, C) float64}; missing frames are -inf.
 
-    Raises InputError, naming the line, for a frame that occurs twice, for what is not a number, and for another number
-    of scores than `num_classes`, or without it than in the first line.
+    Raises InputError with the line number for duplicate frames, invalid numbers, and lines whose number of scores
+    differs from `num_classes` (by default, from the first line).
     """
     C = num_classes or len(lines[0].scores.split())
     predictions: dict[str, np.ndarray] = defaultdict(lambda: np.full((FRAMES_PER_VIDEO, C), -np.inf))
@@ -82,31 +82,28 @@ def predictions_of(path: str | Path, lines: Sequence[Line], num_classes: int | N
         except ValueError as error:
             raise InputError(f"{where}: {error}") from None
         if len(scores) != C or C == 0:
-            raise InputError(f"{where}: {len(scores)} scores where {C or 'some'} are expected")
+            raise InputError(f"{where}: {len(scores)} scores, expected {C or 'at least 1'}")
         if np.isnan(scores).any():
-            raise InputError(f"{where}: a score of video {line.video}, frame {line.frame}, is NaN")
+            raise InputError(f"{where}: NaN score for video {line.video}, frame {line.frame}")
         predictions[line.video][line.frame - 1] = scores
     return dict(predictions)
 
 
 def write_predictions(path: str | Path, predictions: Mapping[str, np.ndarray]) -> None:
-    """Write {video id: scores (F, C)}, F <= 25, as frames 1..F of a submission in the mapping's order, `%.6g`.
-
-    The file appears under its name only when complete.
-    """
+    """Write {video id: scores (F, C)}, F <= 25, as frames 1..F of a submission, in order, as `%.6g`, atomically."""
     with written_whole(Path(path)) as partial, partial.open("w", encoding="utf-8") as file:
         for video, scores in predictions.items():
             if len(video.split()) != 1:
-                raise InputError(f"video {video!r}: an id with a space does not fit the lines of a submission")
+                raise InputError(f"video {video!r}: video ids in a submission must not contain spaces")
             if len(scores) > FRAMES_PER_VIDEO or np.isnan(scores).any():
-                raise ValueError(f"video {video}: a submission holds at most {FRAMES_PER_VIDEO} frames and no NaN")
+                raise ValueError(f"video {video}: a submission allows at most {FRAMES_PER_VIDEO} frames and no NaN")
             form = " ".join(["%.6g"] * scores.shape[1])
             for frame, row in enumerate(scores.tolist(), start=1):
                 file.write(f"{video} {frame} {form % tuple(row)}\n")
 
 
 def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """(line number from 1, line) of every line that is not blank; gzip is known by its first two bytes."""
+    """Yield (line number from 1, line) for every non-blank line; gzip is detected by its first two bytes."""
     with Path(path).open("rb") as raw:
         file = gzip.GzipFile(fileobj=raw) if raw.read(2) == b"\x1f\x8b" else raw
         raw.seek(0)

@@ -1,12 +1,12 @@
-"""Video-level average precision (`Charades_v1_classify`), rule "video level": which activities occur, whenever it is.
+"""Video-level average precision (`Charades_v1_classify`), rule "video level": which activities occur in a video.
 
-A video's score of a class is the maximum of its frames' scores, its label is 1 iff an action of the class is
-annotated, whatever its times. AP per class over all videos of the ground truth; mAP is the plain mean over classes,
-undefined where one has no positives. A video without a prediction scores -inf, and so does one without any action, as
-in the Python form of the rule by the dataset's authors (`charades_map`, github.com/gsig/charades-algorithms,
-pytorch/utils/map.py); ties rank in the ground truth's order. A submission to the official script holds one line
-`id score score ...` a video; here the scores come from the predictions of frames, such as `official.txt`. The rule is
-tested against a plain form of itself; there was no output of the official script to compare with.
+The score of a video for a class is the maximum over its frames; its label is 1 iff an action of the class is annotated,
+at any time. AP is computed per class over all videos of the ground truth; mAP is the mean over classes, undefined if
+one has no positives. Videos without predictions score -inf, and so do videos without actions, as in the Python version
+by the authors of the dataset (`charades_map`, github.com/gsig/charades-algorithms, pytorch/utils/map.py). Ties are
+ranked in the order of the ground truth. The official script expects one line `id score score ...` per video; here,
+scores are computed from per-frame predictions, such as `official.txt`. The rule is tested against a plain
+implementation; no output of the official script was available for comparison.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from eval.charades_localize import Truth
 def rows(
     predictions: Mapping[str, np.ndarray], truth: Mapping[str, Truth], num_classes: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Scores and labels, (1,C) for each video of `truth`, as the rule ranks them.
+    """Scores and labels, (1,C) for each video of `truth`, in ranking order for ties.
 
     predictions: {video id: (F,C)}, F >= 1.
     """

@@ -1,9 +1,9 @@
-"""Where the coarse frames lie on the Fine stream's time axis, and how much each fine frame matters to each.
+"""Temporal alignment: weights of the fine frames for each coarse frame.
 
-Coarse-Fine Networks, section 3.3 ("Multi-stage Fusion", temporal alignment by Gaussians), and what it is compared with.
+Coarse-Fine Networks, section 3.3 ("Multi-stage Fusion", temporal alignment by Gaussians), and its alternatives.
 
-Weights are (B,T',J): how much each of T' fine frames counts for each of J coarse frames. Padded frames have weights
-too: whoever sums over t multiplies by the mask.
+Weights are (B,T',J), for T' fine frames and J coarse frames. Padded frames have weights, too: multiply by the mask
+before summing over t.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def gaussian_weights(centres: Tensor, fine_mask: Tensor, *, scale: float = 1 / 8) -> Tensor:
-    """How much each fine frame contributes to each coarse frame.
+    """Gaussian weights of the fine frames for each coarse frame.
 
     w(t,j) = exp(-(t - mu_j)^2 / (2 sigma^2)), sigma = scale * (valid fine frames), divided by its maximum over t.
 
@@ -30,11 +30,11 @@ def gaussian_weights(centres: Tensor, fine_mask: Tensor, *, scale: float = 1 / 8
 
 
 def uniform_weights(centres: Tensor, fine_mask: Tensor) -> Tensor:
-    """w(t,j) = 1: every coarse frame sees the whole video alike. Arguments and result as of `gaussian_weights`."""
+    """w(t,j) = 1: all fine frames have equal weights. Arguments and result: see `gaussian_weights`."""
     return centres.new_ones(*fine_mask.shape, centres.shape[1])
 
 
 def window_weights(centres: Tensor, fine_mask: Tensor, *, reach: float) -> Tensor:
-    """w(t,j) = 1 where |t - mu_j| <= reach (in fine frames), else 0. Arguments and result as of `gaussian_weights`."""
+    """w(t,j) = 1 if |t - mu_j| <= reach (in fine frames), else 0. Arguments and result: see `gaussian_weights`."""
     t = torch.arange(fine_mask.shape[1], dtype=centres.dtype, device=centres.device)
     return ((t.view(1, -1, 1) - centres.unsqueeze(1)).abs() <= reach).to(centres.dtype)

@@ -1,4 +1,4 @@
-"""The Coarse stream: a temporally pooled X3D, fused with the Fine stream's features.
+"""The Coarse stream: a temporally pooled X3D, fused with features of the Fine stream.
 
 Coarse-Fine Networks, section 3 and figure 2:
 
@@ -24,14 +24,14 @@ ALIGNMENTS = ("gaussian", "uniform")
 
 
 class CoarseNet(nn.Module):
-    """Coarse-Fine detection logits from a clip and the stored features of the Fine stream.
+    """Detection logits from a clip and the features of the Fine stream.
 
     Args:
         pool: "grid" (Grid Pool), "avg", "max", "stride", or "none" (the paper's Fine-Fine).
-        fusion: "multistage", "per_stage" (each level into its own stage only), "lateral" (in the manner of SlowFast,
-            see `models.lateral`) or "none".
-        alignment: how fine frames weigh for a coarse frame in "multistage" and "per_stage": by "gaussian", or all
-            alike ("uniform").
+        fusion: "multistage", "per_stage" (each level into its own stage only), "lateral" (as in SlowFast, see
+            `models.lateral`) or "none".
+        alignment: weights of the fine frames for "multistage" and "per_stage": "gaussian", or equal weights
+            ("uniform").
         gaussian_scale: sigma of the Gaussians, relative to the number of fine frames.
     """
 
@@ -53,7 +53,7 @@ class CoarseNet(nn.Module):
             ("pool", pool, POOLS), ("fusion", fusion, FUSIONS), ("alignment", alignment, ALIGNMENTS)
         ):  # fmt: skip
             if value not in choices:
-                raise ValueError(f"{name} is one of {choices}, not {value!r}")
+                raise ValueError(f"{name} must be one of {choices}, not {value!r}")
         self.variant, self.pool = named_variant(variant), pool
         self.alignment, self.gaussian_scale = alignment, gaussian_scale
         self.backbone = Backbone(self.variant, bn_splits=bn_splits, checkpoint_activations=checkpoint_activations)
@@ -80,10 +80,10 @@ class CoarseNet(nn.Module):
 
         Args:
             clip: (B,3,T,H,W), normalised, zero where padded.
-            fine_features: {"layer1": (B,24,T',7,7), ..., "conv5"}: `FineNet.features` of the video; not used
+            fine_features: {"layer1": (B,24,T',7,7), ..., "conv5"}: `FineNet.features` of the video; unused
                 with fusion "none".
             fine_mask: (B,T'), 1 for frames of the video, 0 for padding.
-            start: (B,), the clip's first frame on the fine axis.
+            start: (B,), position of the clip's first frame, in fine frames.
 
         Returns:
             (B,classes,T_out), evenly spaced over the clip: T_out = 4 ceil(T/4) for "grid", floor(T/4) for "avg"
@@ -97,7 +97,7 @@ class CoarseNet(nn.Module):
                 x = stage(x)
             logits = self.head(F.relu(self.backbone.conv5(x)))
         elif fine_features is None or fine_mask is None or start is None:
-            raise ValueError('fusion needs fine_features, fine_mask and start; build with fusion="none" to do without')
+            raise ValueError('fusion requires fine_features, fine_mask and start; or build with fusion="none"')
         else:
             weights = self._weights(frames + start.to(frames).unsqueeze(1), fine_mask)
             context = self.fusion(fine_features, fine_mask, weights)
@@ -110,7 +110,7 @@ class CoarseNet(nn.Module):
         return logits if grid is None else grid_unpool(logits, grid)
 
     def _weights(self, centres: Tensor, fine_mask: Tensor) -> Tensor:
-        """Of each fine frame for each coarse one, (B,T',J), from the coarse frames' times (B,J) in fine frames."""
+        """Weights (B,T',J) of the fine frames, from the times (B,J) of the coarse frames in fine frames."""
         match self.alignment:
             case "gaussian":
                 return gaussian_weights(centres, fine_mask, scale=self.gaussian_scale)
@@ -120,7 +120,7 @@ class CoarseNet(nn.Module):
                 return window_weights(centres, fine_mask, reach=REACH)
 
     def _pool(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Pooled x (B,C,J,H,W), the time (B,J) of each of its frames in clip frames, and Grid Pool's grid."""
+        """Pooled x (B,C,J,H,W), the times (B,J) of its frames in clip frames, and the grid of Grid Pool."""
         B, _, T = x.shape[:3]
         dtype = torch.promote_types(x.dtype, torch.float32)
         every_frame = torch.arange(T, dtype=dtype, device=x.device).expand(B, T)

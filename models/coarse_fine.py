@@ -1,12 +1,12 @@
-"""Both streams in one network: the Coarse stream is fused with what the Fine stream makes of the frames at once.
+"""Both streams in one network, which computes the fine features from frames instead of reading them from a store.
 
-    window of the video (B,3,T',H,W) -> Fine stream -> logits of the window, features of five depths
+    window of the video (B,3,T',H,W) -> Fine stream -> logits of the window, features at five depths
     clip (B,3,T,H,W) ----------------> Coarse stream, fused with these features -> logits of the clip
 
-Coarse-Fine Networks, figure 2. The published code trains the Coarse stream on stored features alone, those of whole
-videos. Squeeze-and-excitation averages over all the frames that the Fine stream is shown, here the window's: with the
-Fine stream in evaluation mode both ways are equal where the window is the whole video (up to 128 clip frames in the
-published setting, and then to the rounding of the store), and differ a little for longer ones.
+Coarse-Fine Networks, figure 2. The published code trains the Coarse stream only on stored features of whole videos.
+Squeeze-and-excitation averages over all input frames of the Fine stream, here those of the window. With the Fine stream
+in evaluation mode, both ways are equal (up to rounding in the store) if the window is the whole video, as for videos of
+up to 128 clip frames in the published setting. For longer videos, they differ slightly.
 """
 
 from contextlib import nullcontext
@@ -20,17 +20,17 @@ from models.fine import FineNet
 
 
 class CoarseFineNet(nn.Module):
-    """A Fine and a Coarse stream, trained together or with the Fine one as it is.
+    """A Fine and a Coarse stream, trained together or with the Fine stream frozen.
 
     Args:
-        fine, coarse: of one variant; the Coarse stream has a fusion.
-        fine_frozen: the Fine stream stays in evaluation mode and gets no gradients.
+        fine, coarse: The streams, of the same variant; the Coarse stream needs a fusion.
+        fine_frozen: Keep the Fine stream in evaluation mode, without gradients.
     """
 
     def __init__(self, *, fine: FineNet, coarse: CoarseNet, fine_frozen: bool = True) -> None:
         super().__init__()
         if coarse.fusion is None or fine.variant != coarse.variant:
-            raise ValueError("both streams are of one variant, and the Coarse one has a fusion")
+            raise ValueError("both streams must have the same variant, and the Coarse stream needs a fusion")
         self.fine, self.coarse, self.fine_frozen = fine, coarse, fine_frozen
         fine.requires_grad_(not fine_frozen)
         self.train()
@@ -45,12 +45,12 @@ class CoarseFineNet(nn.Module):
 
         Args:
             clip: (B,3,T,H,W), normalised, zero where padded.
-            fine_clip: (B,3,T',H,W), the window that the Fine stream is shown, likewise.
+            fine_clip: (B,3,T',H,W), the window for the Fine stream, likewise.
             fine_mask: (B,T'), 1 for frames of the window, 0 for padding.
-            start: (B,), the clip's first frame on the axis of the window.
+            start: (B,), position of the clip's first frame in the window.
 
         Returns:
-            The Coarse stream's (B,classes,T_out), see `CoarseNet`, and the Fine stream's (B,classes,T').
+            Logits of the Coarse stream (B,classes,T_out), see `CoarseNet`, and of the Fine stream (B,classes,T').
         """
         with torch.no_grad() if self.fine_frozen else nullcontext():
             fine_logits, features = self.fine.logits_and_features(fine_clip)

@@ -1,16 +1,16 @@
-"""What is particular to the CPU: operations that PyTorch computes slowly or carelessly there.
+"""CPU kernels for operations that are slow or inaccurate in PyTorch on the CPU.
 
-`install` gives them to a network that has been built. Everything here equals PyTorch's own operation up to rounding.
-Memory is channels last, so that (B,C,T,H,W) is a matrix of B T H W rows and C columns.
+`install` adds them to an existing network. All operations equal PyTorch's own up to rounding. Memory is channels-last,
+so that (B,C,T,H,W) is a matrix with B T H W rows and C columns.
 
-- 1x1x1 convolution is a matrix product, convolution over space alone a 2-D one (with one thread, which is what
-  torchrun gives a process, PyTorch's own take a slow path).
-- Depthwise convolution: the gradients of a 3-D depthwise convolution take most of a step. The input's is itself
-  a convolution with the flipped kernel, for stride 2 one for each parity of row and column; the weight's is a
-  2-D one for each tap in time, over shifted frames.
-- Batch norm: sums over channels-last memory are accumulated in float32 row by row, which leaves few correct
-  digits in the gradients of this network. Here partial sums are gathered in double.
-- Memory: half of an evaluation would be the system handing out pages of 4 KiB for one feature map after another.
+- 1x1x1 convolutions are matrix products, and convolutions over space only are 2-D convolutions. (With one thread, the
+  default per process under torchrun, PyTorch uses a slow path for both.)
+- Depthwise convolutions: the gradients of 3-D depthwise convolutions take most of a step. The input gradient is a
+  convolution with the flipped kernel (for stride 2, one for each parity of row and column). The weight gradient is a
+  2-D weight gradient for each tap in time, over shifted frames.
+- Batch norm: PyTorch accumulates channels-last sums in float32 row by row, which leaves few correct digits in the
+  gradients of this network. Here, partial sums are added in double precision.
+- Memory: without huge pages, half of the evaluation time is spent on allocating feature maps in pages of 4 KiB.
 """
 
 import os
@@ -24,16 +24,16 @@ from torch.nn.grad import conv2d_weight
 from models.norm import SubBatchNorm3d
 from models.x3d import Bottleneck, Stem
 
-CHUNK = 2**20  # elements worked on at a time: few steps, and a temporary that the allocator keeps
-GROUP = 64  # rows summed side by side
+CHUNK = 2**20  # elements processed at a time: few steps, and temporaries that the allocator reuses
+GROUP = 64  # rows summed in parallel
 
 
 def install(net: nn.Module) -> None:
-    """Have a network on a CPU compute by this file's operations; one on another device stays as it is.
+    """Use the kernels of this file in a network on the CPU; networks on other devices are unchanged.
 
-    Its modules become the subclasses below, each of which overrides one method: parameters, names and hooks are
-    untouched. Under autocast, and on another device that the network is moved to, they do what PyTorch does. The clip,
-    and with it all that follows, comes into channels-last memory.
+    Modules get the classes below, each of which overrides one method. Parameters, names and hooks are unchanged. Under
+    autocast, or if the network is moved to another device, they use PyTorch's operations. Clips, and therefore all
+    feature maps, are converted to channels-last memory.
     """
     if any(tensor.device.type != "cpu" for tensor in net.parameters()):
         return
@@ -44,14 +44,14 @@ def install(net: nn.Module) -> None:
 
 
 def applies(x: Tensor) -> bool:
-    """Whether this file's operations are meant for x: a CPU tensor, not under autocast."""
+    """Whether to use the kernels of this file for x: a CPU tensor, not under autocast."""
     return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 def ask_for_huge_pages() -> None:
-    """Have PyTorch put large tensors on pages of 2 MiB, where Linux has them; to be called before the first tensor.
+    """Let PyTorch allocate large tensors on pages of 2 MiB, if available on Linux. Call this before the first tensor.
 
-    For the whole process, and those it starts. THP_MEM_ALLOC_ENABLE=0 in the environment declines.
+    Applies to this process and those it starts. Set THP_MEM_ALLOC_ENABLE=0 in the environment to disable.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
@@ -60,7 +60,7 @@ def ask_for_huge_pages() -> None:
 
 
 class DepthwiseConv3d(Function):
-    """conv3d(x, weight, stride=(1,s,s), padding=kernel//2, groups=C), s 1 or 2, odd kernels 1 or 3 in space."""
+    """conv3d(x, weight, stride=(1,s,s), padding=kernel//2, groups=C); s is 1 or 2; kernels are odd, 1 or 3 in space."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -79,7 +79,7 @@ class DepthwiseConv3d(Function):
 
 def _depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     C, padding = x.shape[1], [k // 2 for k in weight.shape[2:]]
-    if weight.shape[3:] == (1, 1):  # over time alone: a 2-D convolution over (T,H*W)
+    if weight.shape[3:] == (1, 1):  # over time only: a 2-D convolution over (T,H*W)
         return F.conv2d(x.flatten(3), weight.squeeze(4), None, 1, padding[:2], 1, C).view_as(x)
     return F.conv3d(x, weight, None, (1, stride, stride), padding, 1, C)
 
@@ -91,7 +91,7 @@ def _input_gradient(grad: Tensor, weight: Tensor, shape: torch.Size, stride: int
     # Row 2m of x meets only tap 1 of output row m; row 2m+1 meets tap 2 of row m and tap 0 of row m+1.
     grad_x = torch.empty(shape, dtype=grad.dtype, memory_format=torch.channels_last_3d)
     taps = (slice(1, 2), slice(0, 3, 2))
-    for video in range(shape[0]):  # one at a time, for less memory
+    for video in range(shape[0]):  # one at a time to save memory
         padded = F.pad(grad[video : video + 1], (0, 1, 0, 1))
         for row in (0, 1):
             for column in (0, 1):
@@ -109,7 +109,7 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Te
         images, grads = x.flatten(3), grad.flatten(3)  # (B,C,T,H*W)
         kernel = weight.shape[:4]
         return conv2d_weight(images, kernel, grads, padding=(taps // 2, 0), groups=len(weight)).view_as(weight)
-    for tap in range(taps):  # a 2-D gradient over the frames that this tap brings together
+    for tap in range(taps):  # a 2-D gradient over the pairs of frames for this tap
         shift = tap - taps // 2
         if abs(shift) >= T:
             continue
@@ -125,9 +125,9 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Te
 
 
 class ReLU(Function):
-    """x -> max(x, 0), in the memory of x; the gradient in that of the gradient it is given.
+    """In-place ReLU, whose backward pass is in place, too.
 
-    For an x that nothing but a convolution of this file takes.
+    Only for an x whose single consumer is a convolution of this file.
     """
 
     @staticmethod
@@ -147,7 +147,7 @@ class ReLU(Function):
 
 
 class BatchNorm(Function):
-    """Batch norm in training: (x, weight, bias, eps) -> normalised x, and the batch's mean and biased variance."""
+    """Batch norm in training: (x, weight, bias, eps) -> normalised x, batch mean and biased batch variance."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,7 +155,7 @@ class BatchNorm(Function):
         rows = _rows(x)
         mean = column_sums(rows) / len(rows)
         centre = mean.to(x.dtype)
-        # In terms of the rounded centre, so that the rounding cancels.
+        # Relative to the rounded mean; its rounding error is corrected below.
         squares = sum(column_sums(torch.sub(chunk, centre).square_()) for chunk in _chunks(rows)) / len(rows)
         var = squares - (mean - centre) ** 2
         gain = weight.double() / (var + eps).sqrt()
@@ -193,7 +193,7 @@ class BatchNorm(Function):
 
 
 def column_sums(rows: Tensor) -> Tensor:
-    """Sums (C,) in double of a matrix (n,C): 64 rows side by side in its own precision, then these in double."""
+    """Column sums (C,) of a matrix (n,C): 64 partial sums in the matrix's own precision, added in double."""
     n, C = rows.shape
     whole = n - n % GROUP
     sums = rows[whole:].double().sum(0)
@@ -203,7 +203,7 @@ def column_sums(rows: Tensor) -> Tensor:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """Channels-last memory as a matrix (B*T*H*W, C)."""
+    """View channels-last memory as a matrix (B*T*H*W, C)."""
     return x.permute(0, 2, 3, 4, 1).reshape(-1, x.shape[1])
 
 
@@ -215,9 +215,9 @@ def _chunks(rows: Tensor) -> tuple[Tensor, ...]:
 
 
 class CpuConv3d(nn.Conv3d):
-    """Depthwise and 1x1x1 convolutions, and those over space alone, by the routes of this file; others by PyTorch's.
+    """Conv3d with the kernels of this file for depthwise, 1x1x1 and spatial convolutions.
 
-    For "same" zero padding without dilation, which is all that X3D has.
+    Assumes "same" zero padding without dilation, as everywhere in X3D.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -227,7 +227,7 @@ class CpuConv3d(nn.Conv3d):
         if kernel == (1, 1, 1) and self.groups == 1:
             rows = x[:, :, :: stride[0], :: stride[1], :: stride[2]].permute(0, 2, 3, 4, 1)
             return F.linear(rows, self.weight.flatten(1), self.bias).permute(0, 4, 1, 2, 3)
-        if kernel[0] == stride[0] == 1 and self.groups == 1:  # over space alone: a 2-D convolution of each frame
+        if kernel[0] == stride[0] == 1 and self.groups == 1:  # over space only: a 2-D convolution of each frame
             frames = x.transpose(1, 2).flatten(0, 1)
             frames = F.conv2d(frames, self.weight.squeeze(2), self.bias, stride[1:], self.padding[1:])
             return frames.unflatten(0, (len(x), -1)).transpose(1, 2)
@@ -238,7 +238,7 @@ class CpuConv3d(nn.Conv3d):
 
 
 class CpuSubBatchNorm3d(SubBatchNorm3d):
-    """Training by this file's batch norm."""
+    """SubBatchNorm3d that uses this file's batch norm in training."""
 
     def batch_norm(self, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         if not applies(x):
@@ -251,10 +251,10 @@ class CpuSubBatchNorm3d(SubBatchNorm3d):
 
 
 class CpuBottleneck(Bottleneck):
-    """The ReLU after the expansion by this file's."""
+    """Bottleneck that uses this file's ReLU after the expansion."""
 
     def relu(self, y: Tensor) -> Tensor:
-        """In place in the backward pass too, unless a compiler, which decides that itself, is at work."""
+        """In place in the backward pass, too, except under torch.compile, which decides that itself."""
         own = applies(y) and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         return ReLU.apply(y) if own else super().relu(y)
 

@@ -1,6 +1,6 @@
-"""The Fine stream: X3D on a densely sampled clip, the first of the three training stages.
+"""The Fine stream: X3D on a densely sampled clip, trained in the first of the three stages.
 
-Coarse-Fine Networks, section 3; X3D's frame-wise logits are also the paper's X3D baseline.
+Coarse-Fine Networks, section 3. Its frame-wise logits are also the paper's X3D baseline.
 """
 
 from torch import Tensor, nn
@@ -13,11 +13,11 @@ TASKS = ("detect", "class")
 
 
 class FineNet(nn.Module):
-    """Frame-wise class logits, and the features of five depths that the Coarse stream is fused with.
+    """Frame-wise class logits, and features at five depths for the Coarse stream.
 
     Args:
-        task: "detect" (logits of every frame) or "class" (logits of the clip, as X3D is trained on Kinetics: the mean
-            over time too comes before the head).
+        task: "detect" (logits for every frame) or "class" (logits for the clip, as in X3D's training on Kinetics:
+            features are also averaged over time before the head).
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class FineNet(nn.Module):
     ) -> None:
         super().__init__()
         if task not in TASKS:
-            raise ValueError(f"task is one of {TASKS}, not {task!r}")
+            raise ValueError(f"task must be one of {TASKS}, not {task!r}")
         self.variant, self.task = named_variant(variant), task
         self.backbone = Backbone(self.variant, bn_splits=bn_splits, checkpoint_activations=checkpoint_activations)
         self.head = Head(self.variant.conv5, self.variant.hidden, num_classes, dropout=dropout)
@@ -46,18 +46,18 @@ class FineNet(nn.Module):
         return {**levels, "conv5": F.relu(self.backbone.conv5(x))}
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Clip (B,3,T,H,W), normalised; any T, H and W from 64 -> logits (B,classes,T), for "class" (B,classes)."""
+        """Normalised clip (B,3,T,H,W), any T, H and W >= 64 -> logits (B,classes,T), or (B,classes) for "class"."""
         return self._logits(self._levels(clip))
 
     def features(self, clip: Tensor) -> dict[str, Tensor]:
         """Clip (B,3,T,H,W) -> {"layer1": (B,24,T,7,7), "layer2": 48, "layer3": 96, "layer4": 192, "conv5": 432}.
 
-        Outputs of the four stages and of conv5 with its norm and ReLU, averaged over space to 7x7 cells.
+        Outputs of the four stages and of conv5 (after norm and ReLU), average-pooled to 7x7 cells.
         """
         return _at_grid(self._levels(clip))
 
     def logits_and_features(self, clip: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Both in one pass."""
+        """Logits and features in one pass."""
         levels = self._levels(clip)
         return self._logits(levels), _at_grid(levels)
 

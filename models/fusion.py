@@ -1,16 +1,16 @@
-"""Multi-stage Fusion: the Fine stream's features become scale and shift of the Coarse stream.
+"""Multi-stage Fusion: features of the Fine stream scale and shift those of the Coarse stream.
 
 Coarse-Fine Networks, section 3.3. For each level l of the Fine stream, on its 7x7 grid:
 
-    attention   a(t) = sigmoid(conv(relu(conv(f_t))))                        what to let through
+    attention   a(t) = sigmoid(conv(relu(conv(f_t))))                        filters the features
     align       F_j = sum_t f_t a(t) w(t,j) m_t / (sum_t a(t) w(t,j) m_t + 1e-6)     m: feature mask
     calibrate   shift_l = network(F), scale_l = network(F)
 
-The levels' shifts are concatenated and mixed by one 1x1 conv into the shift of a Coarse stage, their scales
-by another, followed by a sigmoid, into its scale; then x <- x * scale + shift.
+The shifts of all levels are concatenated and mixed by a 1x1 conv into the shift of a Coarse stage. Their scales are
+mixed by another 1x1 conv, followed by a sigmoid, into its scale. Then x <- x * scale + shift.
 
-Everything up to the mixing happens on the 7x7 grid, with the sum over t as one batched matrix product, and
-the layout in here is (B, coarse frames J, positions P = 49, channels), so that every 1x1 conv is a Linear.
+Everything up to the mixing is computed on the 7x7 grid, with the sum over t as a batched matrix product. The layout
+in this file is (B, coarse frames J, positions P = 49, channels), so that every 1x1 conv is a Linear.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,13 +25,13 @@ LOGIT_LEVEL = "conv5"
 
 
 def two_layers(cin: int, cout: int, *, dropout: float | None = None) -> nn.Sequential:
-    """A hidden layer as wide as the input, ReLU, dropout (only where the logits are fused), a linear output."""
+    """A hidden layer as wide as the input, ReLU, dropout (only for logit fusion), and a linear output."""
     drop = nn.Identity() if dropout is None else nn.Dropout(dropout)
     return nn.Sequential(nn.Linear(cin, cin), nn.ReLU(), drop, nn.Linear(cin, cout))
 
 
 class AlignedLevel(nn.Module):
-    """One level of the Fine features: filtered, aligned to the coarse frames, turned into shift and scale."""
+    """Filters one level of the fine features, aligns it to the coarse frames, and computes shift and scale."""
 
     def __init__(self, channels: int, cout: int, *, dropout: float | None = None) -> None:
         super().__init__()
@@ -40,11 +40,11 @@ class AlignedLevel(nn.Module):
         self.scale = two_layers(channels, cout, dropout=dropout)
 
     def align(self, features: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
-        """Fine features at the coarse frames.
+        """Align fine features to the coarse frames.
 
         Args:
             features: f (B,C,T',7,7).
-            mask: m (B,T'), 0 where the features are padding.
+            mask: m (B,T'), 0 for padded features.
             weights: Gaussian weights w (B,T',J).
 
         Returns:
@@ -61,15 +61,15 @@ class AlignedLevel(nn.Module):
             return numerator / (denominator + 1e-6)
 
     def forward(self, features: Tensor, mask: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """As `align`, but its shift and scale (B,J,49,cout), the scale before its sigmoid."""
+        """Shift and scale (B,J,49,cout) of the aligned features, see `align`; the scale is before the sigmoid."""
         aligned = self.align(features, mask, weights)
         return self.shift(aligned), self.scale(aligned)
 
 
 class StageMix(nn.Module):
-    """All levels' shifts and scales -> shift and scale of one Coarse stage, at that stage's size.
+    """Mixes the shifts and scales of all levels into those of one Coarse stage, at the size of that stage.
 
-    With `per_stage` they are one level's and stay as they are.
+    With `per_stage`, those of a single level are used unchanged.
     """
 
     def __init__(self, cin: int, cout: int, *, per_stage: bool) -> None:
@@ -78,15 +78,15 @@ class StageMix(nn.Module):
         self.scale = nn.Identity() if per_stage else nn.Linear(cin, cout)
 
     def forward(self, shift: Tensor, scale: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """(B,J,49,cin) twice -> (B,J,h,w,cout) twice; h = w = 7 stands for every multiple of 7."""
+        """(B,J,49,cin) twice -> (B,J,h,w,cout) twice; h = w = 7 if the size is a multiple of 7."""
         return self.shift(resize(shift, size)), torch.sigmoid(self.scale(resize(scale, size)))
 
 
 def resize(grid: Tensor, size: Sequence[int]) -> Tensor:
-    """The 7x7 grid (B,J,49,C) at a stage's size by adaptive max pooling: (B,J,h,w,C).
+    """Resize the 7x7 grid (B,J,49,C) to a stage's size by adaptive max pooling: (B,J,h,w,C).
 
-    Where h and w are multiples of 7 that is plain repetition, which commutes with everything done per
-    position: the grid stays at 7x7 and `calibrate` repeats it.
+    If h and w are multiples of 7, this is plain repetition, which commutes with all operations per position. The grid
+    then stays at 7x7, and `calibrate` repeats it.
     """
     B, J = grid.shape[:2]
     grid = grid.unflatten(2, (GRID, GRID))
@@ -98,7 +98,7 @@ def resize(grid: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def calibrate(x: Tensor, shift: Tensor, scale: Tensor | None = None) -> Tensor:
-    """x * scale + shift, without scale x + shift: x (B,C,J,H,W), the others (B,J,h,w,C), h and w divide H and W."""
+    """x * scale + shift, or x + shift: x is (B,C,J,H,W), the others are (B,J,h,w,C), and h, w divide H, W."""
     H, W = x.shape[3:]
     h, w = shift.shape[2:4]
     cells = x.unflatten(4, (w, W // w)).unflatten(3, (h, H // h))  # (B,C,J,h,H/h,w,W/w)
@@ -108,16 +108,16 @@ def calibrate(x: Tensor, shift: Tensor, scale: Tensor | None = None) -> Tensor:
 
 
 def _of_cells(grid: Tensor, x: Tensor) -> Tensor:
-    """(B,J,h,w,C) as (B,C,J,h,1,w,1) in the type of x."""
+    """(B,J,h,w,C) as (B,C,J,h,1,w,1), in the dtype of x."""
     return grid.to(x.dtype).permute(0, 4, 1, 2, 3)[..., None, :, None]
 
 
 class FeatureFusion(nn.Module):
-    """Shift and scale of every Coarse stage from the four feature levels.
+    """Computes shift and scale for every Coarse stage from the four feature levels.
 
     Args:
-        channels: width of each level, which is also the width of the Coarse stage at the same depth.
-        per_stage: each level goes only into its own stage, in place of all levels into every stage.
+        channels: width of each level, which is also that of the Coarse stage at the same depth.
+        per_stage: fuse each level only into its own stage, instead of all levels into every stage.
     """
 
     def __init__(self, channels: Sequence[int], *, per_stage: bool = False) -> None:
@@ -127,7 +127,7 @@ class FeatureFusion(nn.Module):
         self.stages = nn.ModuleList(StageMix(sum(channels), c, per_stage=per_stage) for c in channels)
 
     def forward(self, features: Mapping[str, Tensor], mask: Tensor, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Features {level: (B,C_l,T',7,7)} -> for each stage, the shift and scale (B,J,49,C) that it may use."""
+        """Features {level: (B,C_l,T',7,7)} -> for each stage, the shift and scale (B,J,49,C) to mix."""
         pairs = [level(features[name], mask, weights) for name, level in self.levels.items()]
         if self.per_stage:
             return pairs
@@ -135,12 +135,12 @@ class FeatureFusion(nn.Module):
         return [(shift, scale)] * len(pairs)
 
     def fuse(self, stage: int, x: Tensor, context: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """The output x (B,C,J,H,W) of a Coarse stage (0..3), calibrated."""
+        """Calibrate the output x (B,C,J,H,W) of a Coarse stage (0..3)."""
         return calibrate(x, *self.stages[stage](*context[stage], x.shape[3:]))
 
 
 class LogitFusion(AlignedLevel):
-    """The last level (conv5), averaged over space, scales and shifts the class logits."""
+    """Scales and shifts the class logits by the last level (conv5), averaged over space."""
 
     def fuse(self, logits: Tensor, features: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
         """Logits (B,classes,J), features (B,C,T',7,7) -> (B,classes,J)."""

@@ -1,4 +1,4 @@
-"""An equal, faster network for evaluation, extraction and prediction."""
+"""Optimising a network for evaluation, extraction and prediction."""
 
 import copy
 from typing import TypeVar
@@ -14,15 +14,15 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 def prepare_for_inference(net: Net) -> Net:
-    """A copy of `net` in evaluation mode: every norm folded (in double) into the convolution before it, which gets a
-    bias, weights channels-last, and on a CPU its own operations (`models.cpu_kernels`).
+    """A copy of `net` in evaluation mode, with every norm folded (in double) into the preceding convolution,
+    channels-last weights, and on the CPU the kernels of `models.cpu_kernels`.
 
-    The copy gives the same logits up to rounding, cannot be trained, and shares no memory with `net`.
+    The copy computes the same logits up to rounding, cannot be trained, and shares no memory with `net`.
     """
     net = copy.deepcopy(net).requires_grad_(False)
     cpu_kernels.install(net)
     for parent in net.modules():
-        for number in ("", "1", "2"):  # of ConvNorm, and of Grid Pool
+        for number in ("", "1", "2"):  # ConvNorm and Grid Pool
             conv, norm = getattr(parent, f"conv{number}", None), getattr(parent, f"norm{number}", None)
             if isinstance(conv, nn.Conv3d) and isinstance(norm, SubBatchNorm3d):
                 mean, var = (statistics.double() for statistics in norm.statistics())

@@ -1,16 +1,16 @@
-"""Lateral connections: the Fine stream's features concatenated to the Coarse stream's, what fusion is compared with.
+"""Lateral connections, a baseline for fusion: fine features are concatenated to those of the Coarse stream.
 
-Feichtenhofer et al., "SlowFast Networks for Video Recognition", ICCV 2019, section 3.4: after each stage the fast
-pathway's features, strided in time to the slow pathway's rate, are concatenated to the slow ones on channels.
-Coarse-Fine Networks compares itself with this as SlowFast_det. Here, at the places of Multi-stage Fusion:
+Feichtenhofer et al., "SlowFast Networks for Video Recognition", ICCV 2019, section 3.4: after each stage, the fast
+pathway's features, strided in time to the rate of the slow pathway, are concatenated to the slow features on channels.
+Coarse-Fine Networks compares with this as SlowFast_det. Here, in the places of Multi-stage Fusion:
 
-    align      F_j = mean of the valid fine frames f_t with |t - mu_j| <= 2, zero where there are none
+    align      F_j = mean of the valid fine frames f_t with |t - mu_j| <= 2, zero if there are none
     project    x_j <- conv([x_j, F_j])                                          1x1, back to the stage's width
 
-Level l enters stage l alone; there is no attention, scale or shift, and none at the logits. Where it differs from
-SlowFast: the mean over the frames that its time-strided convolution (5 frames at stride 4) would see stands in its
-place, and the projection lets the next stage keep its width, hence its Kinetics weights. With stride pooling that makes
-53.8 G multiply-adds at T = T' = 128 (tools.complexity), where the paper's figure 1 shows 54.
+Level l is only fused into stage l, without attention, scale and shift, and without logit fusion. Differences from
+SlowFast: its time-strided convolution (5 frames at stride 4) is replaced by the mean over the same frames, and the
+projection keeps the width of the next stage, hence its Kinetics weights. With stride pooling, this takes 53.8 G
+multiply-adds at T = T' = 128 (tools.complexity); the paper's figure 1 shows 54.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,10 +24,10 @@ REACH = 2.0  # fine frames to each side of a coarse frame: SlowFast's kernel of 
 
 
 class LateralFusion(nn.Module):
-    """Each level of the Fine features, concatenated to the Coarse stage of the same depth.
+    """Concatenates each level of the fine features to the Coarse stage of the same depth.
 
     Args:
-        channels: width of each level, which is also the width of the Coarse stage at the same depth.
+        channels: width of each level, which is also that of the Coarse stage at the same depth.
     """
 
     def __init__(self, channels: Sequence[int]) -> None:
@@ -35,19 +35,19 @@ class LateralFusion(nn.Module):
         self.lateral = nn.ModuleList(Concatenation(c, c) for c in channels)
 
     def forward(self, features: Mapping[str, Tensor], mask: Tensor, weights: Tensor) -> list[Tensor]:
-        """Features {level: (B,C_l,T',7,7)} -> for each stage, its level at the coarse frames (B,J,49,C_l)."""
+        """Features {level: (B,C_l,T',7,7)} -> for each stage, its level aligned to the coarse frames (B,J,49,C_l)."""
         return [masked_mean(features[name], mask, weights) for name in LEVELS]
 
     def fuse(self, stage: int, x: Tensor, context: list[Tensor]) -> Tensor:
-        """The output x (B,C,J,H,W) of a Coarse stage (0..3), with its level."""
+        """Fuse the output x (B,C,J,H,W) of a Coarse stage (0..3) with its level."""
         return self.lateral[stage](x, context[stage])
 
 
 class Concatenation(nn.Module):
-    """x and a grid of features, concatenated on channels and projected to the width of x by a 1x1 convolution.
+    """Concatenates x and a grid of features on channels and projects them to the width of x by a 1x1 convolution.
 
-    The projection of a concatenation is the sum of its parts' projections: the grid's is computed at 7x7. It begins
-    with x as it is, plus PyTorch's default projection of the grid, so that the stages after it start undisturbed.
+    The projection of a concatenation is the sum of the projections of its parts, so that of the grid is computed at
+    7x7. Initially, x is unchanged, and the grid has PyTorch's default projection, to preserve the pretrained stages.
     """
 
     def __init__(self, cin: int, cgrid: int) -> None:
@@ -62,15 +62,15 @@ class Concatenation(nn.Module):
 
 
 def masked_mean(features: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
-    """The mean of the valid fine frames that weigh 1 for a coarse frame; zero where none does.
+    """The mean of the valid fine frames with weight 1 for each coarse frame; zero if there are none.
 
     Args:
         features: (B,C,T',7,7).
-        mask: (B,T'), 0 where the features are padding.
+        mask: (B,T'), 0 for padded features.
         weights: (B,T',J), 0 or 1.
 
     Returns:
-        (B,J,49,C), in the weights' type.
+        (B,J,49,C), in the dtype of the weights.
     """
     with torch.autocast(features.device.type, enabled=False):  # sums over time need float32
         weights = weights * mask.to(weights.dtype).unsqueeze(-1)  # (B,T',J)

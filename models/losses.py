@@ -1,4 +1,4 @@
-"""The detection loss of both stages (Coarse-Fine Networks, section 4.1): is it there, and when."""
+"""The detection loss of both stages: classification and localisation (Coarse-Fine Networks, section 4.1)."""
 
 import torch
 from torch import Tensor
@@ -8,17 +8,17 @@ from torch.nn import functional as F
 def detection_loss(
     logits: Tensor, labels: Tensor, mask: Tensor, *, align_corners: bool, mask_total: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Classification loss of each video and localisation loss of each frame, averaged.
+    """The mean of the video-level classification loss and the frame-level localisation loss.
 
     With p = sigmoid(logits) * mask:
     cls = mean over videos and classes of BCE(max_t p, max_t y), loc = sum of BCE(p, y) / (sum(mask) C).
 
     Args:
-        logits: (B,C,t), resized linearly in time to the labels.
+        logits: (B,C,t), interpolated linearly in time to the labels.
         labels: (B,C,L), 0 or 1.
         mask: (B,L), 1 for labelled frames, 0 for padding.
         align_corners: True in stage 1 and False in stage 3, as published.
-        mask_total: the divisor of loc in place of sum(mask), where a batch is shared by several processes.
+        mask_total: divisor of loc instead of sum(mask), if a batch is divided among processes.
 
     Returns:
         {"loss", "cls_loss", "loc_loss"}: scalars, computed from the logits in float32 or wider.
@@ -30,7 +30,7 @@ def detection_loss(
 def loss_at_labels(
     logits: Tensor, labels: Tensor, mask: Tensor, *, mask_total: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """`detection_loss` of logits (B,C,L) that are at the labelled frames already, in float32 or wider."""
+    """`detection_loss` for logits (B,C,L) at the labelled frames, in float32 or wider."""
     mask = mask.to(logits.dtype).unsqueeze(1)  # (B,1,L)
     labels = labels.to(logits.dtype) * mask
     highest = logits.masked_fill(mask == 0, torch.finfo(logits.dtype).min).amax(2)

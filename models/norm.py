@@ -1,7 +1,7 @@
 """Sub-batch normalisation: batch norm over interleaved groups of the batch.
 
 Source: the multigrid training of X3D (Wu et al., "A Multigrid Method for Efficiently Training Video
-Models", CVPR 2020), which both streams of Coarse-Fine Networks inherit with their Kinetics weights.
+Models", CVPR 2020), from which both streams of Coarse-Fine Networks get their Kinetics weights.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _recomputing = ContextVar("recomputing", default=False)
 
 @contextmanager
 def recomputation() -> Iterator[None]:
-    """Within, a forward pass is a repetition of an earlier one and leaves the running statistics alone."""
+    """Within the context, forward passes repeat earlier ones and do not update the running statistics."""
     token = _recomputing.set(True)
     try:
         yield
@@ -27,19 +27,19 @@ def recomputation() -> Iterator[None]:
 
 
 def aggregate_statistics(means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the union of equally large groups.
+    """Mean and variance of the union of groups of equal size.
 
     Args:
-        means, variances: (G,C), one row a group.
+        means, variances: (G,C), one row per group.
 
     Returns:
-        mean (C,) and variance (C,): the groups' mean variance plus the population variance of their means.
+        mean (C,) and variance (C,): the mean of the variances plus the population variance of the means.
     """
     return means.mean(0), variances.mean(0) + means.var(0, unbiased=False)
 
 
 class SumOverProcesses(Function):
-    """The sum of all processes' tensors; each process's loss reaches what any of them has added."""
+    """Differentiable sum of a tensor over all processes."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -53,16 +53,16 @@ class SumOverProcesses(Function):
 
 
 class SubBatchNorm3d(nn.Module):
-    """Batch norm whose statistics are taken over `splits` groups: sample i belongs to group i mod splits.
+    """Batch norm with separate statistics for `splits` groups; sample i belongs to group i mod splits.
 
-    All groups share one weight and bias. In evaluation the groups' running statistics are aggregated
-    into one, so `net.eval()` is all that is needed. With `splits=1` this is plain batch norm.
+    All groups share weight and bias. Evaluation aggregates the running statistics of all groups, so that `net.eval()`
+    is sufficient. With `splits=1`, this is plain batch norm.
 
-    Buffers: running_mean, running_var (splits*C,), group-major; the variance is the unbiased one.
+    Buffers: running_mean, running_var (splits*C,), group-major; the variance is unbiased.
 
     Args:
-        synchronised: with several processes (torch.distributed) their shares of a batch are one group in training;
-            otherwise each process normalises its own.
+        synchronised: In training with several processes (torch.distributed), normalise over the batches of all
+            processes. By default, each process normalises its own.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class SubBatchNorm3d(nn.Module):
     ) -> None:
         super().__init__()
         if synchronised and splits > 1:
-            raise ValueError("a synchronised norm has one group")
+            raise ValueError("a synchronised norm must have one group")
         self.channels, self.splits, self.eps, self.momentum = channels, splits, eps, momentum
         self.synchronised = synchronised
         self.weight = nn.Parameter(torch.ones(channels))
@@ -81,7 +81,7 @@ class SubBatchNorm3d(nn.Module):
         self.register_buffer("running_var", torch.ones(splits * channels))
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """The mean and variance (C,) that evaluation uses."""
+        """The mean and variance (C,) used in evaluation."""
         if self.splits == 1:
             return self.running_mean, self.running_var
         groups = (self.splits, self.channels)
@@ -108,11 +108,11 @@ class SubBatchNorm3d(nn.Module):
         return self.batch_norm(x, mean, var, weight, bias)
 
     def batch_norm(self, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """F.batch_norm in training, which moves the running statistics mean and var (C,) towards those of x."""
+        """F.batch_norm in training; updates the running statistics mean and var (C,)."""
         return F.batch_norm(x, mean, var, weight, bias, True, self.momentum, self.eps)
 
     def batch_norm_over_processes(self, x: Tensor, running_mean: Tensor, running_var: Tensor) -> Tensor:
-        """`batch_norm` with the statistics of all processes' x (B,C,T,H,W); sums are in float64."""
+        """`batch_norm` with statistics over the x (B,C,T,H,W) of all processes; sums are in float64."""
         values = x.double()
         n = SumOverProcesses.apply(values.new_tensor(x.numel() // x.shape[1]))
         mean = SumOverProcesses.apply(values.sum((0, 2, 3, 4))) / n
@@ -125,7 +125,7 @@ class SubBatchNorm3d(nn.Module):
         return (centred * gain.view(-1, 1, 1, 1) + self.bias.view(-1, 1, 1, 1)).to(x.dtype)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
-        """Statistics of another number of groups are aggregated into one, then repeated."""
+        """Aggregate statistics with a different number of groups into one, and repeat it."""
         keys = [f"{prefix}running_mean", f"{prefix}running_var"]
         stored = [state_dict[key] for key in keys if key in state_dict]
         if len(stored) == len(keys) and all(s.numel() % self.channels == 0 for s in stored):

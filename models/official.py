@@ -1,9 +1,9 @@
-"""Reading and writing the published checkpoints, and reading X3D's of PyTorchVideo and SlowFast.
+"""Reading and writing published checkpoints, and reading X3D checkpoints of PyTorchVideo and SlowFast.
 
-The published files are `{"model_state_dict": {...}, ...}` with names like `layer1.0.conv1.weight`. Two of
-their habits need care: each norm holds `split_bn.running_*`, the statistics, beside `bn.running_*`, a stale
-aggregate of them; and the Kinetics-400 file has no Grid Pool, no fusion and a classifier of its own.
-PyTorchVideo's and SlowFast's are `{"model_state": {...}, ...}`; `models.x3d_names` has their names.
+The published files are `{"model_state_dict": {...}, ...}` with names like `layer1.0.conv1.weight`. Two details need
+care: each norm has the statistics `split_bn.running_*` and a stale aggregate of them, `bn.running_*`; and the
+Kinetics-400 file has no Grid Pool, no fusion and a different classifier. Files of PyTorchVideo and SlowFast are
+`{"model_state": {...}, ...}`; see `models.x3d_names` for their names.
 """
 
 import os
@@ -27,7 +27,7 @@ CLASSIFIER = ("fc2.weight", "fc2.bias")
 STALE = re.compile(r"\.bn\.running_(mean|var)$")
 OPTIONAL_PARTS = {"pool_1", "rw2", "rw3", "rw4", "rw5", "rw6", "mix2", "mix3", "mix4", "mix5"}
 
-# Our name -> the official one, applied in this order: to the beginning of a name, then to its rest.
+# Our name -> official name, applied in this order: first the beginning of a name, then the rest.
 _NAMES = (
     (r"^backbone\.stem\.spatial", "conv1_s"),
     (r"^backbone\.stem\.temporal\.conv", "conv1_t"),
@@ -65,14 +65,14 @@ _NAMES = (
 
 
 class CheckpointError(InputError):
-    """A checkpoint that cannot be read or does not belong to the network; the message names file and cause."""
+    """A checkpoint cannot be read or does not match the network. The message contains the file and the cause."""
 
 
 @dataclass
 class LoadReport:
-    """What `load_official` did: our names of what it loaded and what stays freshly initialised, and the
-    file's names of what it holds beyond the network. `neutral` are the tensors, by our names, of a norm that the
-    file's network does without and that therefore starts as one that changes nothing in evaluation."""
+    """Result of `load_official`: the tensors `loaded` and those newly initialised (`fresh`), by our names, and the
+    unused tensors of the file (`left`), by its names. `neutral` are the tensors, by our names, of a norm that is absent
+    from the file and is initialised to the identity (in evaluation)."""
 
     loaded: list[str] = field(default_factory=list)
     fresh: list[str] = field(default_factory=list)
@@ -81,52 +81,51 @@ class LoadReport:
 
 
 def official_name(name: str) -> str:
-    """The published name of one of our parameters or buffers."""
+    """The published name of a parameter or buffer."""
     for pattern, replacement in _NAMES:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def holds_coarse(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the tensors of a published file, or of one of the same form, are of a Coarse stream."""
+    """Whether the tensors of a published file, or of one in the same format, belong to a Coarse stream."""
     return any(key.split(".")[0] in OPTIONAL_PARTS for key in tensors)
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict:
-    """A checkpoint's contents, on the CPU. Only tensors and plain values are accepted, never code."""
+    """Read a checkpoint to the CPU. Only tensors and plain values are accepted, never code."""
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # a damaged file may trip torch's reader anywhere, over errors of any kind
+    except Exception as error:  # torch may raise any kind of error for a damaged file
         cause = "not a readable checkpoint (truncated?)"
         if isinstance(error, pickle.UnpicklingError):
-            cause = "refused, since it holds more than tensors and plain values (or is no checkpoint)"
+            cause = "not loaded: it contains more than tensors and plain values, or is not a checkpoint"
         said = str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__
         raise CheckpointError(f"{path}: {cause}: {said}") from error
     if not isinstance(contents, dict):
-        raise CheckpointError(f"{path}: a checkpoint is a dictionary, this file holds a {type(contents).__name__}")
+        raise CheckpointError(f"{path}: not a checkpoint: expected a dictionary, found a {type(contents).__name__}")
     return contents
 
 
 def load_official(net: nn.Module, path: str | os.PathLike) -> LoadReport:
-    """Load a published checkpoint (or one of the same form), or X3D's of PyTorchVideo or SlowFast.
+    """Load a published checkpoint (or one in the same format), or an X3D checkpoint of PyTorchVideo or SlowFast.
 
-    The kind of file is told by its names. `module.` prefixes are stripped. A Kinetics file, told by its 400 classes,
-    initialises all but the classifier, the fusion and Grid Pool. Running statistics of another number of groups are
-    aggregated into one and repeated.
+    The kind of file is detected by its tensor names. `module.` prefixes are removed. A Kinetics file, detected by its
+    400 classes, initialises everything except the classifier, the fusion and Grid Pool. Running statistics with a
+    different number of groups are aggregated into one, which is repeated.
 
     Raises:
-        CheckpointError: naming the first tensors of another shape, that the network lacks, and that the file lacks.
-            The network is then unchanged.
+        CheckpointError: naming the first missing, unknown or differently shaped tensors. The network is unchanged.
     """
     return load_published(net, tensors_of(read_checkpoint(path), path), path=path)
 
 
 def load_published(net: nn.Module, source: Mapping[str, Tensor], *, path: str | os.PathLike) -> LoadReport:
-    """`load_official` of what `tensors_of` has found in a file; `path` is for messages."""
+    """`load_official` for the result of `tensors_of`; `path` is used in messages."""
     source = dict(source)
     if naming := naming_of(source):
         supplied = shortcut_norm(source)
@@ -140,7 +139,7 @@ def load_published(net: nn.Module, source: Mapping[str, Tensor], *, path: str | 
 
     parts = {official_name(name).split(".")[0] for name in net.state_dict()}
     classes = source.get(naming("fc2.bias"))
-    is_kinetics = (  # and the network is more, or for something else
+    is_kinetics = (  # and the network has other classes or further parts
         classes is not None
         and classes.shape == (KINETICS_CLASSES,)
         and naming("fc2.weight") in source
@@ -178,13 +177,13 @@ def load_matching(
     """Load tensors by name, all or nothing.
 
     Args:
-        source: tensors by the file's names; `path` is the file, for messages.
-        source_name: our name -> the file's name.
-        may_be_fresh: whether this parameter or buffer of the network may lack a source.
-        may_be_left: whether this tensor of the file may go unused.
+        source: tensors by the names in the file; `path` is the file, used in messages.
+        source_name: our name -> name in the file.
+        may_be_fresh: whether a parameter or buffer of the network may be missing from the file.
+        may_be_left: whether a tensor of the file may remain unused.
 
     Raises:
-        CheckpointError: naming what does not match; the network is then unchanged.
+        CheckpointError: with the tensors that do not match; the network is then unchanged.
     """
     target, left = net.state_dict(), dict(source)
     new: dict[str, Tensor] = {}
@@ -194,22 +193,22 @@ def load_matching(
         if key in left:
             tensor = left.pop(key)
             if tensor.dim() == ours.dim() + 1 == 3 and tensor.shape[2] == 1:
-                tensor = tensor.squeeze(2)  # a Conv1d of kernel 1 there, a Linear here
+                tensor = tensor.squeeze(2)  # a Conv1d with kernel 1 there, a Linear here
             wanted = ours.shape
-            if name.endswith("running_mean"):  # of any number of groups
+            if name.endswith("running_mean"):  # any number of groups
                 channels = len(target[name.replace("running_mean", "weight")])
                 wanted = torch.Size([max(1, tensor.numel() // channels) * channels])
-            elif name.endswith("running_var"):  # of as many
+            elif name.endswith("running_var"):  # the same number of groups
                 wanted = new.get(name.replace("running_var", "running_mean"), ours).shape
             if tensor.shape != wanted:
-                shapes.append(f"{key} {tuple(tensor.shape)}, here {tuple(wanted)}")
+                shapes.append(f"{key} {tuple(tensor.shape)}, expected {tuple(wanted)}")
             new[name] = tensor.to(ours.dtype)
         elif may_be_fresh(name):
             fresh.append(name)
         else:
             missing.append(key)
     unknown = [key for key in left if not may_be_left(key)]
-    problems = {"the file lacks": missing, "the network has no": unknown, "other variant or classes? shape of": shapes}
+    problems = {"missing": missing, "not in the network": unknown, "different variant or classes? shape of": shapes}
     if said := [f"{what} {first_few(names)}" for what, names in problems.items() if names]:
         raise CheckpointError(f"{path}: does not match the network: {'; '.join(said)}")
     net.load_state_dict(new, strict=False)
@@ -217,12 +216,12 @@ def load_matching(
 
 
 def save_official(net: nn.Module, path: str | os.PathLike) -> None:
-    """Write a FineNet's or CoarseNet's weights in the published form, complete or not at all."""
+    """Write the weights of a FineNet or CoarseNet in the published format, atomically."""
     norms = {name: module for name, module in net.named_modules() if isinstance(module, SubBatchNorm3d)}
     if not norms:
-        raise ValueError("a network from prepare_for_inference has no norms left to save; save the one it was made of")
+        raise ValueError("a network from prepare_for_inference has no norms to save; save the original network")
     if any(official_name(name).startswith("fusion") for name in net.state_dict()):
-        raise ValueError("lateral connections have no published form; keep this network in a checkpoint of ours")
+        raise ValueError("lateral connections have no published format; save this network as one of our checkpoints")
     state: dict[str, Tensor] = {}
     for name, tensor in net.state_dict().items():
         official = official_name(name)
@@ -243,12 +242,12 @@ def save_official(net: nn.Module, path: str | os.PathLike) -> None:
 
 
 def tensors_of(contents: Mapping, path: str | os.PathLike) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by the file's names, without counters."""
+    """The tensors of a checkpoint by their names in the file, without batch counters."""
     state = contents.get("model_state_dict", contents.get("model_state", contents))
     if not isinstance(state, Mapping) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):
         raise CheckpointError(
-            f"{path}: holds neither `model_state_dict` nor `model_state` nor a plain dictionary of tensors"
+            f"{path}: contains neither `model_state_dict` nor `model_state` nor a plain dictionary of tensors"
         )
     return {k.removeprefix("module."): v for k, v in state.items() if not k.endswith(".num_batches_tracked")}

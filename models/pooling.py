@@ -1,8 +1,8 @@
-"""Temporal pooling of the Coarse stream: Grid Pool, its inverse Grid Unpool, and the plain pools they replace.
+"""Temporal pooling of the Coarse stream: Grid Pool and its inverse, Grid Unpool.
 
-Grid Pool (Coarse-Fine Networks, section 3.1) predicts how much each region of the clip matters and reads
-the clip at the quantiles of that: a short step where confidence is high. Grid Unpool (section 3.2) brings
-the coarse logits back to evenly spaced frames by the inverse map.
+Grid Pool (Coarse-Fine Networks, section 3.1) predicts a confidence for each region of the clip and samples
+the clip accordingly, with small steps where the confidence is high. Grid Unpool (section 3.2) maps the
+coarse logits back to evenly spaced frames by the inverse map.
 
 Symbols: N regions, N = ceil(T/4); grid g (B,N+1), non-decreasing in [0,1], g_0 = 0, g_N = 1.
 """
@@ -22,7 +22,7 @@ RATIO = 4
 def inverse_cdf(confidence_logits: Tensor) -> Tensor:
     """Sampling locations from the confidence of each region (section 3.1).
 
-    Steps are proportional to 1 - p, p = sigmoid(z/2): a confident region is sampled densely.
+    Steps are proportional to 1 - p with p = sigmoid(z/2), so that confident regions are sampled densely.
 
     Args:
         confidence_logits: z (B,N).
@@ -31,13 +31,13 @@ def inverse_cdf(confidence_logits: Tensor) -> Tensor:
         g (B,N+1) in [0,1], non-decreasing, in float32 or wider.
     """
     z = confidence_logits.to(torch.promote_types(confidence_logits.dtype, torch.float32))
-    steps = torch.sigmoid(-z / 2)  # 1 - p, also where p rounds to 1
+    steps = torch.sigmoid(-z / 2)  # 1 - p, even if p rounds to 1
     steps = steps / (steps.sum(1, keepdim=True) + 1e-16)
     return F.pad(steps.cumsum(1), (1, 0))
 
 
 def sample_frames(x: Tensor, locations: Tensor) -> Tensor:
-    """Frames read at fractional times by linear interpolation; differentiable in both arguments.
+    """Sample frames at fractional times by linear interpolation; differentiable in both arguments.
 
     Args:
         x: (B,C,T,*), any number of trailing dimensions.
@@ -61,13 +61,13 @@ def sample_frames(x: Tensor, locations: Tensor) -> Tensor:
 
 
 def invert_grid(grid: Tensor) -> Tensor:
-    """The inverse of the sampling map at evenly spaced times: where in the coarse frames time k/N lies.
+    """The inverse of the sampling map at evenly spaced times: the position of time k/N in the coarse frames.
 
     Args:
         grid: g (B,N+1).
 
     Returns:
-        u (B,N+1) in [0,1]: the points (g_i, i/N), interpolated linearly at k/N.
+        u (B,N+1) in [0,1]: the points (g_i, i/N), linearly interpolated at k/N.
     """
     B, J = grid.shape
     even = torch.linspace(0, 1, J, dtype=grid.dtype, device=grid.device)
@@ -88,8 +88,8 @@ def grid_unpool(logits: Tensor, grid: Tensor) -> Tensor:
 class GridPool(nn.Module):
     """Learned temporal downsampling by 4: (B,C,T,H,W) -> (B,C,N+1,H,W) and the grid (B,N+1).
 
-    Its norms have one group whatever the number of groups or of processes, so that where a clip is sampled in
-    training does not depend on how its batch is shared out.
+    Its norms always use a single group over all processes, so that the sampling locations in training do not depend
+    on how the batch is divided.
     """
 
     def __init__(self, channels: int) -> None:
@@ -101,7 +101,7 @@ class GridPool(nn.Module):
         self.conv3 = nn.Conv3d(channels, 1, (1, 3, 3), (1, 2, 2), (0, 1, 1))
 
     def confidence(self, x: Tensor) -> Tensor:
-        """(B,C,T,H,W) -> confidence logits z (B,N) of the N = ceil(T/4) regions."""
+        """(B,C,T,H,W) -> confidence logits z (B,N) for N = ceil(T/4) regions."""
         x = F.relu(self.norm1(self.conv1(x)))
         x = F.relu(self.norm2(self.conv2(x)))
         return self.conv3(x).mean((1, 3, 4))
@@ -113,9 +113,9 @@ class GridPool(nn.Module):
 
 @contextmanager
 def sampled_locations(net: nn.Module) -> Iterator[list[Tensor]]:
-    """Collects where a network's Grid Pool reads its clips, (B,N+1) in clip frames, of each pass within the context.
+    """Collect the sampling locations of Grid Pool, (B,N+1) in clip frames, for each forward pass within the context.
 
-    It stays empty for a network without Grid Pool.
+    The list stays empty for networks without Grid Pool.
     """
     locations: list[Tensor] = []
 

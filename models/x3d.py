@@ -6,7 +6,7 @@
       conv5      1x1x1 conv, BN, ReLU                                                (B,w5,T,H/32,W/32)
       head       mean over space, 1x1x1 conv, ReLU, dropout, linear                  (B,classes,T)
 
-Time is never strided, so a network trained on clips runs on whole videos and answers for every frame.
+Time is never strided, so a network trained on clips runs on whole videos and predicts every frame.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ Size3 = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Variant:
-    """The widths and depths of one X3D, and the square input in pixels that it is meant for."""
+    """Widths, depths and input size (side of the square, in pixels) of an X3D variant."""
 
     depths: tuple[int, ...]
     inner: tuple[int, ...]
@@ -39,7 +39,7 @@ class Variant:
 
     @property
     def feature_channels(self) -> dict[str, int]:
-        """Channels of each level of the Fine features, shallow to deep."""
+        """Channels of each level of the fine features, from shallow to deep."""
         return {**{f"layer{i}": c for i, c in enumerate(self.out, 1)}, "conv5": self.conv5}
 
 
@@ -52,16 +52,16 @@ VARIANTS = {
 
 
 def maybe_checkpoint(block: Callable[[Tensor], Tensor], x: Tensor, wanted: bool) -> Tensor:
-    """block(x); where wanted, its activations are not kept but computed again in the backward pass.
+    """block(x); if wanted, its activations are recomputed in the backward pass instead of stored.
 
-    Less memory for about a third more work, equal gradients; running statistics are updated once.
+    Saves memory for about a third more compute. Gradients are equal, and running statistics are updated once.
     """
     if not wanted or not torch.is_grad_enabled():
         return block(x)
     return _checkpointed(block, x)
 
 
-@torch.compiler.disable  # which does not take contexts for the first pass and its repetition
+@torch.compiler.disable  # torch.compile does not support context_fn
 def _checkpointed(block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return checkpoint(
         block, x, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: (nullcontext(), recomputation())
@@ -69,21 +69,21 @@ def _checkpointed(block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def named_variant(name: str) -> Variant:
-    """The variant of this name; ValueError with the names there are."""
+    """The variant with this name. Raises ValueError for unknown names."""
     if name not in VARIANTS:
-        raise ValueError(f"variant is one of {', '.join(VARIANTS)}, not {name!r}")
+        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, not {name!r}")
     return VARIANTS[name]
 
 
 class ConvNorm(nn.Module):
-    """A convolution without bias and its norm: what `prepare_for_inference` folds into one convolution."""
+    """A convolution without bias, followed by a norm. `prepare_for_inference` folds both into one convolution."""
 
     def __init__(
         self, cin: int, cout: int, kernel: Size3, *, stride: Size3 = (1, 1, 1), groups: int = 1, bn_splits: int = 1
     ) -> None:
         super().__init__()
         t, h, w = kernel
-        same = (t // 2, h // 2, w // 2)  # the padding that keeps the size at stride 1
+        same = (t // 2, h // 2, w // 2)  # padding that preserves the size at stride 1
         self.conv = nn.Conv3d(cin, cout, kernel, stride, same, groups=groups, bias=False)
         self.norm = SubBatchNorm3d(cout, splits=bn_splits)
 
@@ -92,7 +92,7 @@ class ConvNorm(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Channel gates from the mean over time and space (Hu et al., CVPR 2018), ratio 1/16."""
+    """Squeeze-and-excitation over time and space (Hu et al., CVPR 2018), ratio 1/16."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -107,17 +107,17 @@ class SqueezeExcite(nn.Module):
 
 
 def squeeze_width(channels: int) -> int:
-    """`channels / 16` rounded to a multiple of 8, at least 8, one step up if that lost more than 10%."""
+    """`channels / 16` rounded to a multiple of 8, at least 8, plus 8 if rounding reduced it by more than 10%."""
     wanted = channels / 16
     width = max(8, int(wanted + 4) // 8 * 8)
     return width + 8 if width < 0.9 * wanted else width
 
 
 class Bottleneck(nn.Module):
-    """Expand, filter each channel over time and space, gate, project back, add the shortcut.
+    """Inverted bottleneck: expansion, depthwise convolution, squeeze-and-excitation, projection and shortcut.
 
-    In training what lies between the depthwise norm and the projection is not kept but computed again: a seventh of
-    the memory, cheap to repeat. With `checkpoint_activations` all but the block's input is (see `maybe_checkpoint`).
+    In training, activations between the depthwise norm and the projection are recomputed, which saves a seventh of the
+    memory at little cost. With `checkpoint_activations`, only the block's input is stored (see `maybe_checkpoint`).
     """
 
     def __init__(
@@ -149,13 +149,13 @@ class Bottleneck(nn.Module):
 
     def _forward(self, x: Tensor) -> Tensor:
         y = self.depthwise(self.relu(self.expand(x)))
-        compiling = torch.compiler.is_compiling()  # the compiler decides what is kept
+        compiling = torch.compiler.is_compiling()  # the compiler decides what is stored
         recompute = self.training and not self.checkpoint_activations and not compiling
         y = self.project.norm(maybe_checkpoint(self._gate_and_project, y, recompute))
         return F.relu(y + self.shortcut(x), inplace=True)
 
     def relu(self, y: Tensor) -> Tensor:
-        """Between expansion and depthwise convolution, in place: nothing else takes y."""
+        """ReLU between expansion and depthwise convolution; in place, since y is not used elsewhere."""
         return F.relu(y, inplace=True)
 
     def _gate_and_project(self, y: Tensor) -> Tensor:
@@ -163,9 +163,9 @@ class Bottleneck(nn.Module):
 
 
 class Stem(nn.Module):
-    """A convolution over space, then one over time for each channel."""
+    """A convolution over space, followed by a depthwise convolution over time."""
 
-    memory_format = torch.contiguous_format  # of the clip, hence of all that follows
+    memory_format = torch.contiguous_format  # of the clip, hence of all feature maps
 
     def __init__(self, cout: int, *, bn_splits: int, checkpoint_activations: bool) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ class Stem(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Stem, four stages and conv5. The two streams walk through its parts themselves."""
+    """Stem, four stages and conv5. It has no forward; both streams call its parts."""
 
     def __init__(self, variant: Variant, *, bn_splits: int = 1, checkpoint_activations: bool = False) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class Backbone(nn.Module):
         self.stages = nn.ModuleList()
         for depth, inner, cout in zip(variant.depths, variant.inner, variant.out, strict=True):
             stage = nn.Sequential()
-            for i in range(depth):  # the first halves H and W, every second one gates
+            for i in range(depth):  # the first block halves H and W; every second block has squeeze-and-excitation
                 block = Bottleneck(
                     cin if i == 0 else cout,
                     inner,
@@ -225,7 +225,7 @@ class Head(nn.Module):
 
 
 def initialise(net: nn.Module) -> None:
-    """Kaiming-normal weights (fan out, ReLU) for every Conv3d; all else keeps PyTorch's default."""
+    """Initialise every Conv3d with Kaiming-normal weights (fan out, ReLU); other modules keep PyTorch's default."""
     for module in net.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,13 +1,13 @@
-"""X3D's names in PyTorchVideo's and SlowFast's checkpoints (Feichtenhofer, "X3D", CVPR 2020; Kinetics-400).
+"""Names of X3D's tensors in checkpoints of PyTorchVideo and SlowFast (Feichtenhofer, "X3D", CVPR 2020; Kinetics-400).
 
 Sources: github.com/facebookresearch/pytorchvideo 0.1.5, `models/x3d.py`, and github.com/facebookresearch/SlowFast,
-`models/{stem,resnet,head}_helper.py`. Both hold the network of the published files, tensor by tensor, with one
-exception and two traps:
+`models/{stem,resnet,head}_helper.py`. Both have the same tensors as the network of the published files, with one
+exception and two pitfalls:
 
-- PyTorchVideo has no norm in the shortcut of stage 1, which changes the size and not the width; `shortcut_norm`
-  supplies one that changes nothing in evaluation.
-- PyTorchVideo's stem calls the convolution over space conv_t and the one over time conv_xy.
-- SlowFast counts the stem as stage 1: layer1 is s2.
+- PyTorchVideo has no norm in the shortcut of stage 1, which changes the size but not the width. `shortcut_norm`
+  supplies one that is the identity in evaluation.
+- In PyTorchVideo's stem, the convolution over space is named conv_t, and the one over time conv_xy.
+- SlowFast counts the stem as stage 1, so layer1 is s2.
 """
 
 import re
@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-# published: (PyTorchVideo, SlowFast). N is the stage, from 1, M = N + 1, B the block in it, from 0.
+# published: (PyTorchVideo, SlowFast). N is the stage from 1, M = N + 1, and B is the block from 0.
 NAMES = {
     "conv1_s": ("blocks.0.conv.conv_t", "s1.pathway0_stem.conv_xy"),
     "conv1_t": ("blocks.0.conv.conv_xy", "s1.pathway0_stem.conv"),
@@ -37,12 +37,12 @@ NAMES = {
     "fc1": ("blocks.5.pool.post_conv", "head.lin_5"),
     "fc2": ("blocks.5.proj", "head.projection"),
 }
-_SIGNS = (r"blocks\.\d+\.", r"s\d+\.pathway\d")  # how a name begins that only PyTorchVideo, only SlowFast would give
+_SIGNS = (r"blocks\.\d+\.", r"s\d+\.pathway\d")  # prefixes used only by PyTorchVideo and only by SlowFast
 _NORM_EPS = 1e-5
 
 
 def naming_of(keys: Iterable[str]) -> Callable[[str], str] | None:
-    """Published name -> the name in a file with these keys; None where the file is not of either kind."""
+    """A function from published names to those in a file with these keys; None if the file is of neither kind."""
     for key in keys:
         for column, sign in enumerate(_SIGNS):
             if re.match(sign, key):
@@ -53,7 +53,7 @@ def naming_of(keys: Iterable[str]) -> Callable[[str], str] | None:
 def _translate(name: str, column: int) -> str:
     """`layer2.5.bn1.split_bn.running_mean` -> `s3.pathway0_res5.branch2.a_bn.running_mean` and so on.
 
-    Names of parts that X3D does not have (fusion, Grid Pool) stay as they are.
+    Names of parts that X3D does not have (fusion, Grid Pool) are unchanged.
     """
     module, _, tensor = name.replace(".split_bn.", ".").rpartition(".")
     if block := re.match(r"layer(\d+)\.(\d+)\.", module):
@@ -68,9 +68,9 @@ def _translate(name: str, column: int) -> str:
 
 
 def shortcut_norm(source: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The norm of stage 1's shortcut that PyTorchVideo's network lacks, by PyTorchVideo's names; else nothing.
+    """The shortcut norm of stage 1, which PyTorchVideo lacks, under PyTorchVideo's names; {} if it is not needed.
 
-    In evaluation it changes nothing. In training it normalises by the batch, as every norm does.
+    In evaluation, it is the identity. In training, it normalises the batch like any other norm.
     """
     convolution = source.get("blocks.1.res_blocks.0.branch1_conv.weight")
     norm = "blocks.1.res_blocks.0.branch1_norm."

@@ -94,4 +94,4 @@ def test_lateral_connections_through_the_script(tiny_dataset, tiny_run, tmp_path
     assert (tmp_path / "coarse" / "metrics.json").read_text() == trained
     with pytest.raises(SystemExit):
         run("--model.gaussian_scale", "0.25")
-    assert "this run began with model.gaussian_scale 0.125, now it is 0.25" in capsys.readouterr().err
+    assert "this run was started with model.gaussian_scale 0.125, not 0.25" in capsys.readouterr().err

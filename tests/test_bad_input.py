@@ -281,8 +281,8 @@ def test_a_pickle_that_would_run_code(refused, tmp_path):
     path, marker = tmp_path / "model.pt", tmp_path / "marker"
     torch.save({"model_state_dict": Malicious(marker)}, path)
     for options in (("--fine.init", path), ("--fine.init", path, "--eval_only", "true")):
-        refused(train_fine, *options, says=[path, "refused"])
-    refused(extract_fineFEAT, "--features.checkpoint", path, says=[path, "refused"])
+        refused(train_fine, *options, says=[path, "not loaded: it contains more than tensors"])
+    refused(extract_fineFEAT, "--features.checkpoint", path, says=[path, "not loaded: it contains more than tensors"])
     assert not marker.exists()
 
 
@@ -295,9 +295,9 @@ def test_a_checkpoint_of_another_width(refused, fine, tmp_path):
 
 def test_a_checkpoint_of_another_stage(refused, tiny_run, fine):
     coarse = tiny_run / "coarse" / "checkpoints" / "best.pt"
-    refused(train_fine, "--fine.init", coarse, says=[coarse, "stage coarse", "stage fine is needed"])
+    refused(train_fine, "--fine.init", coarse, says=[coarse, "stage coarse", "stage fine is required"])
     features = "--features.dir", tiny_run / "features", "--features.checkpoint", fine
-    says = [fine, "can start a training but not be evaluated"]
+    says = [fine, "can initialise training but cannot be evaluated"]
     refused(train_coarse_fineFEAT, "--coarse.init", fine, "--eval_only", "true", *features, says=says)
 
 
@@ -313,7 +313,7 @@ def test_a_damaged_run(refused, tiny_run, tmp_path):
 def test_a_run_of_other_settings(refused, tiny_run, tmp_path):
     shutil.copytree(tiny_run / "fine", tmp_path / "fine")
     before = results(tmp_path), (tmp_path / "fine" / "config.yaml").read_bytes()
-    says = ["last.pt", "data.stride 4", "now it is 5", "--run.dir", "--run.resume never"]
+    says = ["last.pt", "data.stride 4, not 5", "--run.dir", "--run.resume never"]
     refused(train_fine, "--data.stride", 5, "--fine.epochs", 3, says=says)
     assert (results(tmp_path), (tmp_path / "fine" / "config.yaml").read_bytes()) == before
 
@@ -399,7 +399,7 @@ def test_an_unwritable_folder(refused, tmp_path, tiny_run, fine, script, place):
     if script is train_coarse_fineFEAT:
         options += ["--features.dir", tiny_run / "features"]
     option = "--features.dir" if script is extract_fineFEAT else "--run.dir"
-    refused(script, *options, says=[folder, "cannot be written to", f"choose another {option}"])
+    refused(script, *options, says=[folder, "not writable", f"choose another {option}"])
 
 
 @contextmanager

@@ -110,8 +110,8 @@ def test_each_stream_can_be_taken_from_a_checkpoint_of_both(run, tmp_path, tiny_
     ("options", "line"),
     [
         (["--coarse.fine_init", "absent.pt"], "absent.pt: no such checkpoint of the Fine stream; run train_fine.py"),
-        (["--coarse.fine_init", "none"], "coarse.fine_init must be a checkpoint where the Fine stream is frozen"),
-        (["--model.fusion", "none"], "coarse.fine_source must be store where model.fusion is none, not 'network'"),
+        (["--coarse.fine_init", "none"], "coarse.fine_init must be a checkpoint if the Fine stream is frozen"),
+        (["--model.fusion", "none"], "coarse.fine_source must be store if model.fusion is none, not 'network'"),
         (["--coarse.fine_loss_weight", "-1"], "coarse.fine_loss_weight must be greater than or equal to 0"),
     ],
 )

@@ -72,7 +72,7 @@ def test_what_the_commands_say(run):
     assert "4 videos prepared: 420 frames, matching their timestamps" in said
     assert f"1 annotated videos without frames, skipped: {ABSENT}" in said
     assert "2 training, 2 test videos" in said
-    assert "mAP, rule dense" in said
+    assert "mAP (dense)" in said
     assert (folder / "multithumos_classes.txt").read_text().split() == list(CLASSES)
 
 

@@ -300,7 +300,7 @@ def test_two_videos_of_one_name(run, video, tmp_path):
         (["--threshold", "2"], "--threshold: '2' is not from 0 to 1"),
         (["--top", "0"], "--top: '0' is not a whole number of at least 1"),
         (["--fps", "nan"], "--fps"),
-        (["--smooth", "inf"], "--smooth: 'inf' is not 0 or more"),
+        (["--smooth", "inf"], "--smooth: 'inf' is not a number of at least 0"),
         (["--fps", "1e6"], "--fps: '1e6' is not greater than 0 and at most 1000"),
         (["-gpu", "x"], "-gpu"),
         (["--thresh", "0.5"], "--thresh"),

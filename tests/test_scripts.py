@@ -239,8 +239,8 @@ def test_eval_only_reproduces_the_best(stage, copy, tiny_run, script, name, caps
         assert (copy / name / file).read_bytes() == (tiny_run / name / file).read_bytes()
     out = capsys.readouterr().out
     metrics = read_json(tiny_run / name / "metrics.json")
-    assert f"rule official  {100 * metrics['mAP_official']:.2f}" in out
-    assert f"rule released  {100 * metrics['mAP_released']:.2f}" in out
+    assert f"mAP (official)  {100 * metrics['mAP_official']:.2f}" in out
+    assert f"mAP (released)  {100 * metrics['mAP_released']:.2f}" in out
 
 
 def test_eval_only_of_a_named_checkpoint(stage, tiny_run, tmp_path):
@@ -317,7 +317,7 @@ def test_a_class_without_positives_is_null_and_named(stage, copy, tiny_dataset, 
     assert metrics["mAP_official"] is metrics["wAP_official"] is metrics["AP_official"][1] is None
     assert metrics["classes_without_positives"] == [1]
     assert 0 < metrics["mAP_official_defined"] <= 1
-    assert "rule official  undefined" in capsys.readouterr().out
+    assert "mAP (official)  undefined" in capsys.readouterr().out
 
 
 def test_without_any_positives_the_first_validation_stays_the_best(stage, tiny_dataset, tmp_path):
@@ -349,7 +349,7 @@ def times(store: Path) -> dict[str, int]:
 def test_extraction_skips_what_is_complete(stage, store, capsys):
     before = times(store), (store / "manifest.json").read_text()
     stage(extract_fineFEAT)
-    assert "11 videos complete, 0 to extract" in capsys.readouterr().out
+    assert "11 videos already extracted, 0 to extract" in capsys.readouterr().out
     assert (times(store), (store / "manifest.json").read_text()) == before
 
 

@@ -51,7 +51,7 @@ def test_a_second_one_does_what_it_does_by_default(number, clock):
 
 def test_status_and_line():
     stopped = Stopped(signal.SIGINT)
-    assert (stopped.status, str(stopped)) == (130, "stopped by SIGINT; the same command continues")
+    assert (stopped.status, str(stopped)) == (130, "stopped by SIGINT; run the same command to resume")
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def test_a_value_with_a_dash_needs_the_equals_sign(refused):
         (["-gpu", "0,"], ["-gpu", "'0,'"]),
         (["-gpu", "-1"], ["-gpu", "'-1'"]),
         (["-gpu="], ["-gpu", "''"]),
-        (["-gpu", "1,1"], ["-gpu: '1,1' is not cpu", "different ones"]),
+        (["-gpu", "1,1"], ["-gpu: '1,1' is not cpu", "different numbers"]),
         (["--eval_only", "maybe"], ["--eval_only", "'maybe'"]),
         (["--data.stride", "x"], ["--data.stride", "a valid integer", "'x'"]),
         (["--data.stride", "1.5"], ["--data.stride", "a valid integer"]),

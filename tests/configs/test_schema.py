@@ -124,7 +124,7 @@ def test_windows_overlap_by_a_quarter_unless_said_otherwise():
     assert [Eval(window=64).common_frames, Eval(window=64, overlap=0).common_frames, Eval(overlap=9).common_frames] == [
         16, 0, 0,
     ]  # fmt: skip
-    with pytest.raises(ValueError, match=r"^eval\.overlap must be below eval\.window \(64\), not 64$"):
+    with pytest.raises(ValueError, match=r"^eval\.overlap must be less than eval\.window \(64\), not 64$"):
         Eval(window=64, overlap=64)
 
 
@@ -145,7 +145,7 @@ PATH = Path("last.pt")
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_settings_that_a_run_cannot_change(present, option):
-    with pytest.raises(InputError, match=rf"this run began with {option} .*--run\.resume never"):
+    with pytest.raises(InputError, match=rf"this run was started with {option} .*--run\.resume never"):
         changed_settings(PATH, Config().to_dict(), present.to_dict(), "fine")
 
 

@@ -217,7 +217,7 @@ def test_oddities_by_kind(examine, dataset):
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (("--fine.init", "absent.pt"), "absent.pt: no such checkpoint; or train from random weights with"),
+        (("--fine.init", "absent.pt"), "absent.pt: no such checkpoint; to train from random weights, use"),
         (("--data.ground_truth", "absent.csv"), "data.ground_truth: absent.csv: No such file or directory"),
         (("--fine.batch_size", 8), "--fine.batch_size: 7 videos do not fill a batch of 8"),
         (("--model.bn_splits", 3), "--fine.batch_size: 2 cannot be divided among 3 equal groups"),

@@ -134,7 +134,7 @@ def test_stopped_it_cleans_up(tmp_path, capsys, at_the_fifth_frame, number, name
     long = write_video(tmp_path / "long.mp4", 24 * 60)
     written = at_the_fifth_frame(lambda: os.kill(os.getpid(), number))
     assert main(["videos", "--videos", str(long), "--frames", str(tmp_path / "frames")]) == 128 + number
-    assert capsys.readouterr().err == f"datasets.prepare: stopped by {name}; the same command continues\n"
+    assert capsys.readouterr().err == f"datasets.prepare: stopped by {name}; run the same command to resume\n"
     assert os.listdir(tmp_path / "frames") == []
     assert len(written) < 24 * 60
 
@@ -389,25 +389,25 @@ BAD = {
     ),
     "a file for a folder": (
         ["videos", "--videos", "v.mp4", "--frames", "m.json"], 1,
-        "m.json: cannot be written to (not a folder); choose another --frames",
+        "m.json: not writable (not a folder); choose another --frames",
     ),
     "below a file": (
         ["videos", "--videos", "v.mp4", "--frames", "m.json/new"], 1,
-        "m.json/new: cannot be written to (Not a directory); choose another --frames",
+        "m.json/new: not writable (Not a directory); choose another --frames",
     ),
     "JSON of something else": (
         ["videos", "--videos", "v.mp4", "--frames", "new", "--json", "v.mp4"], 1, "v.mp4: not a JSON file",
     ),
     "where nothing can be": (
-        ["videos", "--videos", "v.mp4", "--frames", "/proc/new"], 1, "/proc/new: cannot be written to",
+        ["videos", "--videos", "v.mp4", "--frames", "/proc/new"], 1, "/proc/new: not writable",
     ),
     "JSON below a file": (
         ["videos", "--videos", "v.mp4", "--frames", "new", "--json", "m.json/new/own.json"], 1,
-        "m.json/new: cannot be written to (Not a directory); choose another --json",
+        "m.json/new: not writable (Not a directory); choose another --json",
     ),
     "JSON where nothing can be": (
         ["videos", "--videos", "v.mp4", "--frames", "new", "--json", "/proc/new/own.json"], 1,
-        "/proc/new: cannot be written to",
+        "/proc/new: not writable",
     ),
     "JSON over a pipe": (
         ["videos", "--videos", "v.mp4", "--frames", "new", "--json", "pipe"], 1, "regular file; --json must be a file",

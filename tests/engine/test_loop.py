@@ -38,7 +38,7 @@ def test_a_line_each_half_epoch(tmp_path, capsys, monkeypatch):
         assert line["compute_seconds"] > 0
         assert line["data_seconds"] >= 0
     out = capsys.readouterr().out
-    for said in ("epoch 0.5/2, step 2: loc ", "cls ", "total ", "mAP ", "s waiting for data"):
+    for said in ("epoch 0.5/2, step 2: loc ", "cls ", "total ", "mAP ", "data wait "):
         assert said in out
     assert "\r" not in out, "no bar without a terminal"
 

@@ -126,11 +126,11 @@ def test_a_finished_run_is_finished(uninterrupted):
 def test_another_stage_or_network_is_not_continued(tmp_path):
     make_trainer(tmp_path, max_steps=1).run()
     shutil.copytree(tmp_path / "fine", tmp_path / "coarse")
-    with pytest.raises(CheckpointError, match="stage fine, where one of coarse"):
+    with pytest.raises(CheckpointError, match="stage fine, but stage coarse"):
         make_trainer(tmp_path, stage="coarse").resume()
     other = make_trainer(tmp_path)
     other.net.layers[0] = nn.Conv1d(3, 8, 1)
-    with pytest.raises(CheckpointError, match=r"last\.pt: of a network that is configured otherwise"):
+    with pytest.raises(CheckpointError, match=r"last\.pt: belongs to a differently configured network"):
         other.resume()
 
 
@@ -158,5 +158,5 @@ def test_larger_batches_from_within_an_epoch(tmp_path):
 
 def test_another_network_is_not_continued(tmp_path):
     make_trainer(tmp_path, max_steps=1, variant="M").run()
-    with pytest.raises(InputError, match=r"began with model\.variant M, now it is S"):
+    with pytest.raises(InputError, match=r"started with model\.variant M, not S"):
         make_trainer(tmp_path, variant="S").resume()

@@ -158,7 +158,7 @@ def test_main_exits_1_with_one_line(tmp_path, capsys):
         ([str(tmp_path / "absent.txt"), str(truth)], "absent.txt"),
         ([str(predictions), str(tmp_path / "absent.csv")], "absent.csv"),
         ([str(predictions), str(truth)], "video A has class 3"),
-        ([str(predictions), str(truth), "--num_classes", "157"], "predictions.txt:1: 3 scores where 157"),
+        ([str(predictions), str(truth), "--num_classes", "157"], "predictions.txt:1: 3 scores, expected 157"),
     ]
     for arguments, message in cases:
         assert charades_localize.main(arguments) == 1

@@ -98,10 +98,10 @@ def test_a_file_gives_back_what_was_saved(tmp_path):
         ({"A": np.zeros((0, 3))}, "video A: an array"),
         ({"A": np.array([["x"]])}, "video A: an array of <U1"),
         ({"A": np.array([[None]])}, "file of arrays"),  # a pickle
-        ({"A": np.zeros((2, 3)), "B": np.zeros((2, 4))}, "video B: 4 scores a step where the first video has 3"),
-        ({"A": np.array([[0, np.nan]])}, "video A: a score is NaN"),
-        ({"A": np.zeros((2, 3)), "A/seconds": np.zeros(3)}, "video A: its seconds are not 2 finite times"),
-        ({"A": np.zeros((2, 3)), "A/seconds": np.array([0, np.nan])}, "video A: its seconds are not 2 finite times"),
+        ({"A": np.zeros((2, 3)), "B": np.zeros((2, 4))}, "video B: 4 scores per step, but the first video has 3"),
+        ({"A": np.array([[0, np.nan]])}, "video A: contains NaN scores"),
+        ({"A": np.zeros((2, 3)), "A/seconds": np.zeros(3)}, "video A: seconds must be 2 finite times"),
+        ({"A": np.zeros((2, 3)), "A/seconds": np.array([0, np.nan])}, "video A: seconds must be 2 finite times"),
     ],
 )
 def test_other_arrays_are_refused(tmp_path, arrays, message):

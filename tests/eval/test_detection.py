@@ -191,7 +191,7 @@ def test_videos_on_one_side_only_are_counted(tmp_path):
 def test_is_empty_again_after_finish(tmp_path):
     made = filled()
     expected = made.finish(tmp_path)
-    with pytest.raises(InputError, match="no video was evaluated"):
+    with pytest.raises(InputError, match="no videos were evaluated"):
         made.finish(tmp_path)
     for video in FRAMES:
         made.add(video, *sample(video), num_frames=FRAMES[video])
@@ -202,7 +202,7 @@ def test_what_cannot_be_scored_is_named():
     made = evaluator()
     probabilities, labels = sample("V1")
     probabilities[7, 3] = np.nan
-    with pytest.raises(InputError, match="video V1: the network predicts NaN"):
+    with pytest.raises(InputError, match="video V1: the network outputs NaN"):
         made.add("V1", probabilities, labels, num_frames=163)
     with pytest.raises(ValueError, match="video V1: probabilities"):
         made.add("V1", probabilities[:, :4], labels, num_frames=163)

@@ -87,15 +87,18 @@ def test_positions_within_a_hundredth_of_a_step(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (f"AAA,{position(3, 30.0) + 0.02 * 1.2},1 2", "scores.csv:2: position 3.424 of video AAA is none of its 25"),
-        ("AAA,31.0,1 2", "scores.csv:2: position 31.0 of video AAA is none of its 25 frames"),
-        ("AAA,-0.2,1 2", "is none of its 25 frames"),
+        (
+            f"AAA,{position(3, 30.0) + 0.02 * 1.2},1 2",
+            "scores.csv:2: position 3.424 of video AAA matches none of its 25",
+        ),
+        ("AAA,31.0,1 2", "scores.csv:2: position 31.0 of video AAA matches none of its 25 frames"),
+        ("AAA,-0.2,1 2", "matches none of its 25 frames"),
         ("AAA,first,1 2", "position first of video AAA"),
         ("AAA,nan,1 2", "position nan of video AAA"),
         ("AAA,1.0,1 2", "scores.csv:2: frame 1 of video AAA already has scores in line 1"),
-        ("AAA,2.2,1 2 3", "scores.csv:2: 3 scores where 2 are expected"),
+        ("AAA,2.2,1 2 3", "scores.csv:2: 3 scores, expected 2"),
         ("AAA,2.2,1 x", "scores.csv:2: could not convert string to float: 'x'"),
-        ("AAA,2.2,1 nan", "scores.csv:2: a score of video AAA, frame 2, is NaN"),
+        ("AAA,2.2,1 nan", "scores.csv:2: NaN score for video AAA, frame 2"),
         ("AAA,2.2", "scores.csv:2: not of the form `id,position,score score ...`"),
         ("AAA,2.2,1 2,3", "not of the form"),
     ],
@@ -120,7 +123,7 @@ def test_charades_has_157_classes(tmp_path, found, capsys):
     path = tmp_path / "s.csv"
     path.write_text(f"AAA,1.0,{' '.join(['0.5'] * found)}\n")
     assert charades_localize.main([str(path), str(truth)]) == 1
-    assert f"s.csv:1: {found} scores where 157 are expected" in capsys.readouterr().err
+    assert f"s.csv:1: {found} scores, expected 157" in capsys.readouterr().err
 
 
 def test_converted_and_back_digit_by_digit(tmp_path, truth_file, scores, capsys):

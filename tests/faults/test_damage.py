@@ -57,7 +57,7 @@ def test_one_of_two_processes_is_killed(start, finish, tmp_path):
     run = start("train_fine", processes=2, fault={"signal": "SIGKILL", "at": "step", "number": 4}, fault_in=1)
     assert run.wait() == [1, KILL]
     lines = [line for line in run.text().splitlines() if line.startswith("train_fine.py: error")]
-    assert lines == ["train_fine.py: error: another process has ended; the same command continues"]
+    assert lines == ["train_fine.py: error: another process has ended; run the same command to resume"]
     assert "Traceback" not in run.text()
     assert "continuing" in finish("train_fine", processes=2)
 
@@ -66,7 +66,7 @@ def test_a_worker_that_dies(stopped, finish):
     fault = {"signal": "SIGKILL", "at": "step", "number": 2, "child": True}
     line = stopped(1, "train_fine", "--data.workers", 1, "--fine.epochs", 99, fault=fault)
     assert line.startswith("train_fine.py: error: DataLoader worker")
-    assert line.endswith("; the same command continues")
+    assert line.endswith("; run the same command to resume")
 
 
 # --- damaged files ----------------------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def test_extraction_continues_what_others_have_done(finish, tiny_run, tmp_path):
     for video in ("tr1", "te0", "te3"):
         (tmp_path / "features" / f"{video}.safetensors").unlink()
     options = "--features.checkpoint", tiny_run / "fine" / "checkpoints" / "best.pt"
-    assert "8 videos complete, 3 to extract" in finish("extract_fineFEAT", *options, processes=2)
+    assert "8 videos already extracted, 3 to extract" in finish("extract_fineFEAT", *options, processes=2)
     assert files(tmp_path / "features").keys() == files(tiny_run / "features").keys()
 
 

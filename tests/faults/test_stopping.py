@@ -13,7 +13,7 @@ import torch
 from engine.checkpoint import read_checkpoint
 
 PROJECT = Path(__file__).resolve().parents[2]
-LINE = "train_fine.py: stopped by {}; the same command continues"
+LINE = "train_fine.py: stopped by {}; run the same command to resume"
 
 
 def same(a, b) -> bool:
@@ -63,9 +63,9 @@ def test_extraction_stops_at_once_and_continues(stopped, finish, tiny_run, tmp_p
     options = "--features.checkpoint", tiny_run / "fine" / "checkpoints" / "best.pt"
     fault = {"signal": name, "at": "extraction", "number": 5}
     line = stopped(128 + signal.Signals[name], "extract_fineFEAT", *options, fault=fault)
-    assert line == f"extract_fineFEAT.py: stopped by {name}; the same command continues"
+    assert line == f"extract_fineFEAT.py: stopped by {name}; run the same command to resume"
     assert len(list((tmp_path / "features").iterdir())) == 5  # four videos and the manifest: nothing half written
-    assert "4 videos complete, 7 to extract" in finish("extract_fineFEAT", *options)
+    assert "4 videos already extracted, 7 to extract" in finish("extract_fineFEAT", *options)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -146,4 +146,6 @@ def test_a_launched_process_is_killed(launched):
     os.kill(int(second), signal.SIGKILL)
     _, said = launched.communicate(timeout=60)
     assert launched.returncode == 137
-    assert said.splitlines() == ["train_fine.py: error: process 1 was ended by SIGKILL; the same command continues"]
+    assert said.splitlines() == [
+        "train_fine.py: error: process 1 was terminated by SIGKILL; run the same command to resume"
+    ]

@@ -66,7 +66,7 @@ def test_windows():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match=r"alignment is one of .*'uniform'.* not 'even'"):
+    with pytest.raises(ValueError, match=r"alignment must be one of .*'uniform'.* not 'even'"):
         CoarseNet(variant="tiny", alignment="even")
 
 
@@ -144,10 +144,10 @@ class TestLateralNetwork:
         lateral = coarse_net(fusion="lateral")
         before = {name: tensor.clone() for name, tensor in lateral.state_dict().items()}
         save_official(coarse_net(seed=1), tmp_path / "coarse_fine.pt")
-        with pytest.raises(CheckpointError, match=r"file lacks fusion\.lateral\.0\.own\.weight"):
+        with pytest.raises(CheckpointError, match=r"network: missing fusion\.lateral\.0\.own\.weight"):
             load_official(lateral, tmp_path / "coarse_fine.pt")
         assert all(torch.equal(tensor, before[name]) for name, tensor in lateral.state_dict().items())
-        with pytest.raises(ValueError, match="no published form"):
+        with pytest.raises(ValueError, match="no published format"):
             save_official(lateral, tmp_path / "lateral.pt")
         assert not (tmp_path / "lateral.pt").exists()
 

@@ -109,5 +109,5 @@ def test_checkpointed_activations_give_equal_gradients():
 
 def test_what_does_not_go_together_is_refused():
     for coarse in ({"fusion": "none"}, {"variant": "S"}):
-        with pytest.raises(ValueError, match="of one variant, and the Coarse one has a fusion"):
+        with pytest.raises(ValueError, match="the same variant, and the Coarse stream needs a fusion"):
             both(**coarse)

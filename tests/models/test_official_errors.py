@@ -75,7 +75,7 @@ class TestBadFiles:
 
     def test_a_whole_pickled_network_is_refused(self, tmp_path):
         torch.save(fine_net(), tmp_path / "net.pt")
-        refused(fine_net(), tmp_path / "net.pt", "refused")
+        refused(fine_net(), tmp_path / "net.pt", "not loaded: it contains more than tensors")
 
     def test_missing_file(self, tmp_path):
         refused(fine_net(), tmp_path / "absent.pt", "no such")

@@ -170,13 +170,13 @@ class TestRefusals:
     def test_missing(self, make, key, files, tmp_path):
         path, state = tmp_path / "x3d.pyth", files("slowfast")[1]
         torch.save({"model_state": {k: v for k, v in state.items() if k != key}}, path)
-        refused(make(), path, f"the file lacks {key}")
+        refused(make(), path, f"network: missing {key}")
 
     @pytest.mark.parametrize("key", ["s2.pathway1_res0.branch2.a.weight", "head.lin_5_bn.weight", "bn1.weight"])
     def test_unknown(self, key, files, tmp_path):
         path, state = tmp_path / "x3d.pyth", files("slowfast")[1]
         torch.save({"model_state": state | {key: torch.zeros(3)}}, path)
-        refused(fine_net(), path, f"the network has no {key}")
+        refused(fine_net(), path, f"not in the network {key}")
 
     def test_shape(self, files, tmp_path):
         path, state = tmp_path / "x3d.pyth", files("slowfast")[1]
@@ -196,7 +196,7 @@ class TestRefusals:
         shortcut = "blocks.1.res_blocks.0.branch1_conv.weight"
         for key in ("blocks.0.conv.conv_t.weight", shortcut, "blocks.5.proj.bias"):
             torch.save({k: v for k, v in state.items() if k != key}, path)
-            refused(net, path, f"the file lacks {key}")
+            refused(net, path, f"network: missing {key}")
         torch.save(state | {shortcut: torch.zeros(())}, path)
         refused(net, path, shortcut)
 

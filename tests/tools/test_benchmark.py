@@ -232,8 +232,8 @@ def test_a_row_whose_process_is_killed(monkeypatch):
         (["-gpu", "99"], "CUDA devices"),
         (["-gpu", "x"], "CUDA devices"),
         (["--threads", "0"], "--threads: '0' is not a whole number of at least 1"),
-        (["--step_seconds", "nan"], "--step_seconds: 'nan' is not a number above 0"),
-        (["--json", __file__ + "/x.json"], "cannot be written to"),
+        (["--step_seconds", "nan"], "--step_seconds: 'nan' is not a number greater than 0"),
+        (["--json", __file__ + "/x.json"], "not writable"),
     ],
 )
 def test_wrong_options_are_refused(argv, message, capsys):

@@ -52,7 +52,7 @@ def test_measuring(capfd):
         (["--minutes", "inf"], "--minutes: 'inf' is not between 0.01 and 1440 (a day)"),
         (["--window", "0"], "--window: '0' is not a whole number of at least 1"),
         (["--minutes", "1e300"], "--minutes: '1e300' is not between 0.01 and 1440 (a day)"),
-        (["--whole", "nan"], "--whole: 'nan' is not 0 or more"),
+        (["--whole", "nan"], "--whole: 'nan' is not a number of at least 0"),
         (["-gpu", "abc"], "-gpu abc: must be cpu or a GPU number"),
         (["--dir", "nowhere"], "--dir nowhere: no such folder"),
     ],

@@ -121,8 +121,8 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            (["--json", "{folder}"], ["is a folder; name a file to write"]),
-            (["--json", f"{__file__}/counts.json"], ["cannot be written to (not a folder)"]),
+            (["--json", "{folder}"], ["is a folder; give a file name"]),
+            (["--json", f"{__file__}/counts.json"], ["not writable (not a folder)"]),
             (["--json"], ["--json: expected one argument"]),
             (["--model.pol", "none"], ["--model.pool"]),
             (["--model.pool", "sum"], ["'grid', 'avg', 'max', 'stride' or 'none'"]),
