@@ -4,13 +4,15 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
 
 from common.errors import InputError, one_line
 from common.files import writable
 from common.signals import Stopped
+
+T = TypeVar("T")
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,10 +42,10 @@ def underscored(token: str) -> str:
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else token
 
 
-def typed(kind: Callable[[str], Any], rule: str) -> Callable[[str], Any]:
+def typed(kind: Callable[[str], T], rule: str) -> Callable[[str], T]:
     """An argparse type that converts with `kind`; if `kind` raises ValueError, the error states `rule`."""
 
-    def convert(text: str) -> Any:
+    def convert(text: str) -> T:
         try:
             return kind(text)
         except ValueError:

@@ -7,8 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from socket import gethostname
+from typing import Any
 
 from common.errors import InputError
+
+JsonObject = dict[str, Any]  # of any JSON values, for which Python has no type
 
 
 @contextmanager

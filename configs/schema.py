@@ -29,7 +29,7 @@ Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 T = TypeVar("T")
-Values = Mapping[str, Mapping[str, Any]]  # a configuration as plain values, by section and option
+Values = Mapping[str, Mapping[str, Any]]  # a configuration as plain values of the options' types
 FIXED, NO_EFFECT, STAGE_3_ONLY = "fixed", "no effect", "stage 3 only"
 Fixed = Annotated[T, FIXED]  # defines the network or its input; a run does not resume if it changed
 NoEffect = Annotated[T, NO_EFFECT]  # no effect on a resumed run
@@ -316,7 +316,7 @@ class Config:
 
 
 SECTIONS: dict[str, type[Any]] = get_type_hints(Config)
-OPTIONS: dict[str, Any] = {  # {dotted name: type, with bounds and marks}
+OPTIONS: dict[str, Any] = {  # {dotted name: type, with bounds and marks}; Python has no type of such types
     f"{section}.{name}": kind
     for section, options in SECTIONS.items()
     for name, kind in get_type_hints(options, include_extras=True).items()

@@ -30,13 +30,14 @@ from models.official import read_checkpoint as read_file
 from models.official import tensors_of
 
 VERSION = "0.1.0"  # stored in every checkpoint; same as in pyproject.toml
+Contents = dict[str, Any]  # of a checkpoint: torch.load has no type for what a file contains
 FORMAT = 1
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def identity(stage: str, config: Config) -> dict[str, Any]:
+def identity(stage: str, config: Config) -> Contents:
     """The entries of a checkpoint that identify its run."""
     values = config.to_dict()
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
@@ -48,7 +49,7 @@ def previous(path: Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
-def save_checkpoint(path: Path, contents: Mapping[str, Any], *, keep_previous: bool = False) -> None:
+def save_checkpoint(path: Path, contents: Contents, *, keep_previous: bool = False) -> None:
     """Write a checkpoint that survives a power cut; with `keep_previous`, keep the one before it."""
     contents = {"format": FORMAT, **contents, "checksum": checksum(contents)}
     with _written(path, durable=True) as temporary:
@@ -62,7 +63,7 @@ def save_checkpoint(path: Path, contents: Mapping[str, Any], *, keep_previous: b
                 shutil.copyfile(path, previous(path))
 
 
-def save_weights(path: Path, state: Mapping[str, Tensor], identity: Mapping[str, Any]) -> None:
+def save_weights(path: Path, state: Mapping[str, Tensor], identity: Contents) -> None:
     """Write only the weights, as safetensors, with stage and configuration as JSON in the metadata."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with _written(path) as temporary:
@@ -106,7 +107,7 @@ def checksum(contents: object) -> str:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_newest(path: Path, *, stage: str) -> dict[str, Any]:
+def read_newest(path: Path, *, stage: str) -> Contents:
     """Read the checkpoint or, if it is damaged, the one before it, with a message."""
     try:
         return read_checkpoint(path, stage=stage)
@@ -119,7 +120,7 @@ def read_newest(path: Path, *, stage: str) -> dict[str, Any]:
             raise CheckpointError(error.what, remedy="delete it, or start again with --run.resume never") from None
 
 
-def read_checkpoint(path: Path, *, stage: str | None = None) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, stage: str | None = None) -> Contents:
     """Read a checkpoint written by `save_checkpoint` to the CPU.
 
     Raises:
@@ -129,7 +130,7 @@ def read_checkpoint(path: Path, *, stage: str | None = None) -> dict[str, Any]:
     return _verified(path, read_file(path), stage)
 
 
-def _verified(path: Path, contents: dict[str, Any], stage: str | None = None) -> dict[str, Any]:
+def _verified(path: Path, contents: Contents, stage: str | None = None) -> Contents:
     if contents.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint written by these scripts")
     stored = contents.pop("checksum", None)

@@ -11,13 +11,14 @@ import logging
 import os
 import signal
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
+T = TypeVar("T")
 STOP_SECONDS = 120  # time to finish a step and save after a stop request, before a process is killed
 
 _store: dist.Store | None = None  # shared by all processes; still usable when one has failed
@@ -106,7 +107,7 @@ def highest(*values: int) -> list[int]:
     return largest.tolist()
 
 
-def gather(value: Any) -> list[Any]:
+def gather(value: T) -> list[T]:
     """The values of all processes by rank, in every process."""
     values = [value] * size()
     if size() > 1:
@@ -114,14 +115,14 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
-def collect(value: Any) -> list[Any]:
+def collect(value: T) -> list[T]:
     """The values of all processes by rank, in the main process. The others wait for it and get an empty list."""
     if size() == 1:
         return [value]
-    values = [None] * size() if is_main() else None
-    dist.gather_object(value, values)
+    values = [value] * size() if is_main() else []
+    dist.gather_object(value, values or None)
     barrier()
-    return values or []
+    return values
 
 
 def barrier() -> None:

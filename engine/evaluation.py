@@ -7,14 +7,14 @@ on whole videos. Each process evaluates its share of the videos; the main proces
 import math
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from common.files import write_json
+from common.files import JsonObject, write_json
 from common.progress import progress
 from common.signals import Stopped, requested
 from configs.schema import Config
@@ -56,7 +56,7 @@ class Evaluation:
         self.folder = config.run_dir / stage
         self.latest = self.folder / "latest"
 
-    def __call__(self, net: nn.Module) -> dict[str, Any]:
+    def __call__(self, net: nn.Module) -> JsonObject:
         """Evaluate a network, which is not changed. Returns the metrics in the main process, {} in the others.
 
         Losses are averaged over videos.
@@ -107,7 +107,7 @@ class Evaluation:
                 num_frames=int(videos.num_frames[row]),
             )
 
-    def _metrics(self, losses: Lists, grids: Lists) -> dict[str, Any]:
+    def _metrics(self, losses: Lists, grids: Lists) -> JsonObject:
         """The metrics over all processes, in the main process. They equal those of a single process to the last bit,
         since the losses are summed exactly, in any order."""
         shares = distributed.collect((self.evaluator.videos, dict(losses), dict(grids)))
@@ -127,7 +127,7 @@ class Evaluation:
             metrics[name] = math.fsum(values) / len(values)
         return metrics
 
-    def keep(self, metrics: Mapping[str, Any]) -> None:
+    def keep(self, metrics: JsonObject) -> None:
         """Make the latest results those of the stage: `predictions/` and `metrics.json`."""
         kept = self.folder / "predictions"
         kept.mkdir(parents=True, exist_ok=True)
@@ -203,13 +203,13 @@ def chosen_frames(part: Part, locations: Sequence[float], stride: int) -> list[f
 # --- reporting metrics ------------------------------------------------------------------------------------------------
 
 
-def selected_score(metrics: Mapping[str, Any], kind: str) -> float:
+def selected_score(metrics: JsonObject, kind: str) -> float:
     """The score that selects the best validation for this kind of dataset; -1 if undefined."""
     mAP: float | None = metrics["mAP_official_defined" if kind == "charades" else "mAP_frames"]
     return -1.0 if mAP is None else mAP
 
 
-def print_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
+def print_metrics(folder: Path, metrics: JsonObject) -> None:
     """Print the mAP by each rule, and the number of classes without positives."""
     print(f"{folder / 'metrics.json'}:")
     print(f"  mAP (official)  {percent(metrics['mAP_official'])}   (wAP {percent(metrics['wAP_official'])})")

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 
-from common.files import naming, write_text
+from common.files import JsonObject, naming, write_text
 from datasets.batch import Batch
 from engine import distributed
 from eval.per_frame import frame_ap, released_frames
@@ -41,7 +40,7 @@ class RunLog:
             begin = SessionLog(status=SessionLog.START)  # replaces existing events from here on
             self._record(Event(file_version="brain.Event:2"), Event(step=step + 1, session_log=begin))
 
-    def write(self, event: str, *, epoch: float, step: int, values: Mapping[str, Any]) -> None:
+    def write(self, event: str, *, epoch: float, step: int, values: JsonObject) -> None:
         """Append one line, and add its numbers to TensorBoard as `event/name`."""
         if not distributed.is_main():
             return

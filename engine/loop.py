@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -252,6 +251,6 @@ class Trainer:
             )
         distributed.barrier()  # no process continues or exits before the file is written
 
-    def _save(self, path: Path, state: Mapping[str, Tensor], **more: Any) -> None:
+    def _save(self, path: Path, state: Mapping[str, Tensor], **more: object) -> None:
         contents = {**self.identity, "model": state, "position": asdict(self.position), **more}
         save_checkpoint(path, contents, keep_previous=path == self.last)

@@ -103,7 +103,7 @@ def parts_of(batch: Batch, parts: int) -> Iterator[tuple[Batch, float, bool]]:
         yield part, len(part["videos"]) / samples, number == parts - 1
 
 
-def _rows(value: Any, rows: slice) -> Any:  # tensors, lists, and dictionaries of them
+def _rows(value: Any, rows: slice) -> Any:  # TypedDict values cannot be mapped with their types
     return {key: _rows(item, rows) for key, item in value.items()} if isinstance(value, Mapping) else value[rows]
 
 

@@ -5,12 +5,14 @@ An activity is a run of frames whose probability reaches a threshold. Frame k (f
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import uniform_filter1d
+
+from common.files import JsonObject
 
 
 class Activity(NamedTuple):
@@ -51,7 +53,7 @@ def write_csv(path: Path, probabilities: np.ndarray, names: Sequence[str], *, fp
         lines.writerows([k + 1, f"{k / fps:.3f}", *(f"{p:.4g}" for p in x)] for k, x in enumerate(probabilities.T))
 
 
-def write_json(path: Path, about: Mapping[str, Any], activities: Sequence[Activity], names: Sequence[str]) -> None:
+def write_json(path: Path, about: JsonObject, activities: Sequence[Activity], names: Sequence[str]) -> None:
     """Write the metadata and activities of a video with class names; seconds and scores have four decimals."""
     listed = [
         {"class": label, "name": names[label], "start": round(start, 4), "end": round(end, 4), "score": round(score, 4)}

@@ -90,7 +90,7 @@ def test_trained_stopped_and_evaluated(run, tiny_run, tmp_path, capsys):
     assert (tmp_path / "coarse" / "metrics.json").read_text() == metrics
     with pytest.raises(SystemExit):
         run(*NETWORK, "--coarse.epochs", "2", folder=whole)
-    assert "began with coarse.fine_frozen False" in capsys.readouterr().err
+    assert "started with coarse.fine_frozen False" in capsys.readouterr().err
 
 
 def test_each_stream_can_be_taken_from_a_checkpoint_of_both(run, tmp_path, tiny_run):

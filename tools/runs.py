@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from common.errors import InputError
+from common.files import JsonObject
 from datasets.demo.__main__ import SUMMARY
 from eval.charades_localize import Truth, frame_labels
 
@@ -40,7 +41,7 @@ def read_json(path: Path, kind: type[T]) -> T:
         raise InputError(f"{path}: damaged ({place}); create it again") from None
 
 
-def read_metrics(path: Path) -> dict[str, Any]:
+def read_metrics(path: Path) -> JsonObject:
     """Read a metrics.json, including keys that are not in `Metrics`."""
     return read_json(path, Metrics).model_dump()
 

@@ -105,7 +105,7 @@ def run(jobs: Sequence[Job], *, at_once: int) -> Generator[tuple[Job, Seconds, b
         while waiting or running:
             for job in [job for job in waiting if job.needs <= done][: at_once - len(running)]:
                 waiting.remove(job)
-                process = start(job)
+                process = start_process(job)
                 running[process.pid] = job, process, time.monotonic()
             job, seconds = wait(running)
             done.add(job.name)
@@ -117,7 +117,7 @@ def run(jobs: Sequence[Job], *, at_once: int) -> Generator[tuple[Job, Seconds, b
             process.wait()
 
 
-def start(job: Job) -> subprocess.Popen:
+def start_process(job: Job) -> subprocess.Popen:
     job.mark.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-u", str(PROJECT / job.script), *job.arguments]
     with job.log.open("ab") as log:

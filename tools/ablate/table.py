@@ -4,12 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from common.files import write_text, written_whole
+from common.files import JsonObject, write_text, written_whole
 from configs.schema import Config
 from datasets.assembly import read_truth
 from eval.bootstrap import LEVEL
@@ -42,7 +41,7 @@ def write(
     first = next(iter(variants.values()))
     data, truth = first[0].data, read_truth(first[0])
     table = list(rows(variants, truth, seconds))
-    about: dict[str, Any] = {
+    about: JsonObject = {
         "command": command,
         "cpu_seconds": cpu_seconds,
         "data": data.annotations,
@@ -65,7 +64,7 @@ def write(
     draw(png, table, about)
 
 
-def markdown(table: Sequence[Row], about: Mapping[str, Any]) -> str:
+def markdown(table: Sequence[Row], about: JsonObject) -> str:
     """The table of results, and the table of differences and costs."""
     results: list[dict[str, str]] = []
     differences: list[dict[str, str]] = []
@@ -105,7 +104,7 @@ def shown(title: str, of: Estimate | None, sign: str = "") -> dict[str, str]:
 SIDE_BY_SIDE = 0.025  # fraction of the axis: points closer than this are drawn side by side
 
 
-def draw(path: Path, table: Sequence[Row], about: Mapping[str, Any]) -> None:
+def draw(path: Path, table: Sequence[Row], about: JsonObject) -> None:
     """Plot mAP against multiply-adds: the mean over seeds with its interval, and a dot per seed."""
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     axes = figure.subplots()

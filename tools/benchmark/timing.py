@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from common.files import JsonObject
+
 SIDE = 2048  # of the square matrices whose product measures the machine's rate
-Result = dict[str, Any]
+Result = JsonObject
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def resident_gigabytes(usage: resource.struct_rusage) -> float:
     return usage.ru_maxrss * (1 if platform.system() == "Darwin" else 1024) / 1e9  # Linux counts in KiB
 
 
-def machine(setting: Setting) -> dict[str, Any]:
+def machine(setting: Setting) -> JsonObject:
     """The environment of the measurements. `load` covers the last minute and includes other processes."""
     info = Path("/proc/cpuinfo")
     name = re.search(r"model name\s*: (.*)", info.read_text()) if info.is_file() else None

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from common.files import write_json, written_whole
+from common.files import JsonObject, write_json, written_whole
 from eval.bootstrap import Sampled, percentile_interval
 from tools.compare.rules import Scored
 from tools.tables import format_table
@@ -88,7 +88,7 @@ def write_csv(path: Path, scored: Sequence[Scored], names: Sequence[str]) -> Non
 
 def write_comparison(path: Path, scored: Sequence[Scored], names: Sequence[str], about: Mapping[str, object]) -> None:
     """Write all results except the resamples as JSON. Undefined values are null."""
-    predictions, differences = defaultdict[str, dict[str, Any]](dict), defaultdict[str, dict[str, Any]](dict)
+    predictions, differences = defaultdict[str, JsonObject](dict), defaultdict[str, JsonObject](dict)
     for s in scored:
         about_videos = {
             "videos": s.videos,
@@ -103,7 +103,7 @@ def write_comparison(path: Path, scored: Sequence[Scored], names: Sequence[str],
     write_json(path, {**about, "classes": list(names), "predictions": files, "differences": to_first})
 
 
-def _estimates(scores: Mapping[str, Sampled]) -> dict[str, dict[str, Any]]:
+def _estimates(scores: Mapping[str, Sampled]) -> dict[str, JsonObject]:
     """{name: {"value", "low", "high"}}: numbers, or lists over the classes for "AP"."""
     estimates = {}
     for name, sampled in scores.items():
@@ -115,6 +115,6 @@ def _estimates(scores: Mapping[str, Sampled]) -> dict[str, dict[str, Any]]:
     return estimates
 
 
-def _numbers(values: np.ndarray) -> Any:
+def _numbers(values: np.ndarray) -> Any:  # nested lists, as deep as the array
     """A number or list of numbers, as from `tolist`, with None for NaN."""
     return np.where(np.isnan(values), np.array(None), values).tolist()

@@ -15,11 +15,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from common.arguments import Parser, check_outputs, exit_status
 from common.errors import InputError
-from common.files import write_json
+from common.files import JsonObject, write_json
 from configs.cli import parse
 from configs.schema import Config, Model
 from datasets.assembly import input_size
@@ -100,7 +99,7 @@ def table(config: Config, settings: Sequence[Setting]) -> str:
 # --- the paper's ------------------------------------------------------------------------------------------------------
 
 
-def count_points() -> list[dict[str, Any]]:
+def count_points() -> list[JsonObject]:
     """The points of the paper's figure and ours at equal lengths, in G."""
     frames = PUBLISHED.data.fine_frames
     fine, points = count_fine(PUBLISHED, frames), []
@@ -111,7 +110,7 @@ def count_points() -> list[dict[str, Any]]:
     return points
 
 
-def comparison(points: Sequence[dict[str, Any]]) -> str:
+def comparison(points: Sequence[JsonObject]) -> str:
     """Format a row per point, with a star for differences of more than 5%."""
     rows = []
     for point in points:

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from common.errors import InputError
+from common.files import JsonObject
 from configs.cli import load
 from configs.schema import Config
 from engine.checkpoint import CheckpointError, read_checkpoint
@@ -45,14 +46,14 @@ class StageRecord:
     """
 
     key: str
-    lines: list[dict[str, Any]]
+    lines: list[JsonObject]
     config: Config | None
     config_text: str
-    metrics: dict[str, Any] | None
+    metrics: JsonObject | None
     scores: dict[str, np.ndarray]
     every_frame: Path | None
     chosen: dict[str, list[float]]
-    best: dict[str, Any] | None
+    best: JsonObject | None
     started: datetime | None
     updated: datetime | None
     notes: list[str]
@@ -144,7 +145,7 @@ def if_there(path: Path, read: Callable[[Path], T]) -> T | None:
     return read(path) if path.is_file() else None
 
 
-def read_log(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def read_log(path: Path) -> tuple[list[JsonObject], list[str]]:
     """The lines of a metrics.jsonl, if it exists, and a note if an incomplete last line was skipped."""
     texts = path.read_bytes().splitlines() if path.is_file() else []
     lines = []
@@ -158,7 +159,7 @@ def read_log(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     return lines, []
 
 
-def read_best(path: Path, stage: str) -> dict[str, Any]:
+def read_best(path: Path, stage: str) -> JsonObject:
     contents = read_checkpoint(path, stage=stage)
     about = {name: contents["position"][name] for name in ("epoch", "step")}
     return about | {"version": contents["version"], "config_sha256": contents["config_sha256"][:12]}

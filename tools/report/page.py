@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
+from common.files import JsonObject
 from configs.schema import FROM_SCRATCH, Config
 from eval.charades_localize import Truth
 from tools.report.data import RunRecord, StageRecord
@@ -29,7 +29,7 @@ FUSIONS = {"multistage": "multi-stage fusion", "per_stage": "per-stage fusion",
 RULES = ("official", "released", "frames")
 
 
-def render(values: Mapping[str, Any]) -> str:
+def render(values: JsonObject) -> str:
     """Render the page with `values`, which must be JSON without NaN."""
     script = '"use strict";\n' + "\n".join((FILES / name).read_text(encoding="utf-8") for name in SCRIPTS)
     style = (FILES / "page.css").read_text(encoding="utf-8")
@@ -44,7 +44,7 @@ def render(values: Mapping[str, Any]) -> str:
     return re.sub(r"{{(.+?)}}", lambda place: parts[place[1]], page)
 
 
-def inline_json(values: Mapping[str, Any]) -> str:
+def inline_json(values: JsonObject) -> str:
     """JSON that is safe in a script element: it cannot end the element or open a comment."""
     text = json.dumps(values, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
@@ -63,9 +63,9 @@ def page_values(
     *,
     names: Sequence[str],
     truth: Mapping[str, Truth],
-    videos: Sequence[Mapping[str, Any]],
+    videos: Sequence[JsonObject],
     notes: Sequence[str],
-) -> dict[str, Any]:
+) -> JsonObject:
     """The values shown by the page, in the form that its scripts read."""
     return {
         "name": run.config.run.name if run.config else run.folder.resolve().name,
@@ -93,7 +93,7 @@ def summary(config: Config, truth: Mapping[str, Truth]) -> list[tuple[str, str]]
     ]
 
 
-def stage_values(stage: StageRecord) -> dict[str, Any]:
+def stage_values(stage: StageRecord) -> JsonObject:
     return {
         "key": stage.key,
         "title": stage.title,
@@ -123,11 +123,11 @@ def training_summary(stage: StageRecord) -> str:
     )
 
 
-def without_classes(metrics: Mapping[str, Any]) -> dict[str, Any]:
+def without_classes(metrics: JsonObject) -> JsonObject:
     return {name: value for name, value in metrics.items() if not name.startswith("AP_")}
 
 
-def class_rows(run: RunRecord, names: Sequence[str], truth: Mapping[str, Truth]) -> list[dict[str, Any]]:
+def class_rows(run: RunRecord, names: Sequence[str], truth: Mapping[str, Truth]) -> list[JsonObject]:
     """A table row per class: positives and their share of the official frames, AP by rule and stage."""
     metrics = {stage.key: stage.metrics for stage in run.stages if stage.metrics}
     rules = [rule for rule in RULES if any(values.get(f"AP_{rule}") for values in metrics.values())]

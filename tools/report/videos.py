@@ -10,13 +10,13 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from common.errors import InputError
+from common.files import JsonObject
 from configs.schema import Config
 from datasets.clips import place_window, video_length
 from datasets.frames import frame_path, get_decoder, list_frames, usable_frames
@@ -45,7 +45,7 @@ def rounded(value: float | None, digits: int) -> float | None:
 
 def read_videos(
     run: RunRecord, config: Config, truth: Mapping[str, Truth], asked: Sequence[str] | None
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """Read the videos to show. Videos of unknown duration are excluded, since they have no time axis."""
     timed = {video: known for video, known in truth.items() if known.length > 0}
     for video in asked or []:
@@ -92,7 +92,7 @@ def shown_classes(actions: Sequence[tuple[int, float, float]], scores: Mapping[s
 # --- one video --------------------------------------------------------------------------------------------------------
 
 
-def read_video(run: RunRecord, config: Config, video: str, why: str, truth: Truth) -> dict[str, Any]:
+def read_video(run: RunRecord, config: Config, video: str, why: str, truth: Truth) -> JsonObject:
     """The values shown for one video, in the form that the page's scripts read. Notes list what is missing."""
     predicted = [stage for stage in run.stages if video in stage.scores]
     scores = {stage.key: stage.scores[video] for stage in predicted}
@@ -138,7 +138,7 @@ def film_strip(frames: Path, video: str, seconds: float) -> tuple[int, list[list
         return n, [], [f"No film strip: {error}"]
 
 
-def score_steps(stage: StageRecord, video: str, seconds: float, classes: Sequence[int]) -> dict[str, Any]:
+def score_steps(stage: StageRecord, video: str, seconds: float, classes: Sequence[int]) -> JsonObject:
     """Scores of these classes over time, in rows: of every frame if available, otherwise of the official frames.
 
     "step": seconds between scores; "at": description of the scored frames.
