@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from typing_extensions import TypedDict  # the one that pydantic reads before Python 3.12
 
-from common.errors import InputError, one_line
+from common.errors import InputError
 from common.files import written_whole
 from common.text import first_few
 from datasets.safetensors_writer import DTYPE_NAMES, SafetensorsWriter
@@ -92,7 +92,9 @@ def _read_manifest(folder: Path) -> Manifest | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        raise InputError(f"{path}: not a manifest ({one_line(error)}); delete the folder and extract again") from None
+        first = error.errors()[0]
+        reason = " ".join(map(str, [*first["loc"], first["msg"]]))
+        raise InputError(f"{path}: not a manifest ({reason}); delete it and run extract_fineFEAT.py again") from None
 
 
 def _refuse_disagreement(

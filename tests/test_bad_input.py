@@ -374,7 +374,7 @@ def test_a_damaged_store(refused, run):
     refused(train_coarse_fineFEAT, "--coarse.max_steps", 1, says=[path, "unreadable features", "delete it"])
     (run / "features" / "manifest.json").write_text("{")
     for script in (train_coarse_fineFEAT, extract_fineFEAT):
-        refused(script, says=[run / "features" / "manifest.json", "not a manifest", "extract again"])
+        refused(script, says=[run / "features" / "manifest.json", "not a manifest", "run extract_fineFEAT.py again"])
 
 
 def test_nothing_extracted_yet_binds_nothing(dataset, refused, fine, tiny_run, tmp_path):
