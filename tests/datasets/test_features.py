@@ -246,7 +246,7 @@ def test_a_store_that_cannot_be_read(tmp_path):
     with pytest.raises(InputError, match=r"manifest\.json: not a manifest"):
         FeatureStore(tmp_path)
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(InputError, match=r"manifest\.json: not a manifest \(checkpoint Field required\); delete it and run"):
+    with pytest.raises(InputError, match=r"not a manifest \(checkpoint Field required\); delete it and run"):
         FeatureStore(tmp_path)
     (tmp_path / "manifest.json").unlink()
     with FeatureWriter(tmp_path, SETTINGS) as writer:
