@@ -12,6 +12,7 @@ from pathlib import Path
 from common.arguments import Parser, check_outputs, exit_status
 from common.errors import InputError
 from common.files import written_whole
+from common.text import counted, first_few
 from eval.charades_localize import read_ground_truth
 from eval.published_scores import is_published, position, published_lines
 from eval.submission import predictions_of, submission_lines
@@ -39,7 +40,7 @@ def convert(scores: Path, ground_truth: Path, output: Path) -> None:
         unknown = list({line.video: None for line in lines if line.video not in durations})
     if unknown:
         raise InputError(
-            f"{scores}: video {unknown[0]} and {len(unknown) - 1} others are not in the ground truth; "
+            f"{scores}: {counted(len(unknown), 'video')} not in the ground truth: {first_few(unknown)}; "
             "use annotations that contain all its videos"
         )
     predictions_of(scores, lines)  # checks every line

@@ -150,6 +150,6 @@ def test_a_conversion_refuses_to_lose_videos_or_its_input(tmp_path, truth_file, 
     path = tmp_path / "official.txt"
     write_predictions(path, scores | {"XXX": scores["AAA"]})
     assert convert.main([str(path), str(truth_file), str(tmp_path / "o.csv")]) == 1
-    assert "video XXX" in capsys.readouterr().err
+    assert "1 video not in the ground truth: XXX; " in capsys.readouterr().err
     assert convert.main([str(path), str(truth_file), str(path)]) == 1
     assert not (tmp_path / "o.csv").exists()
